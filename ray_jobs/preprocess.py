@@ -14,6 +14,7 @@ if __name__ == "__main__":
 import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 
 from data_pipelines.preprocess.clip.masks import MasksConfig
@@ -27,8 +28,10 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Resources
+from ray_jobs.core.cluster import Resources, connect
 from ray_jobs.core.job import Job
+
+_RESOURCES = Resources(num_cpus=1)
 
 
 def resolve(cfg: PreprocessConfig, run: RunDir) -> PreprocessConfig:
@@ -136,7 +139,7 @@ def stage_name(cfg: PreprocessConfig) -> str:
 
 def run_stage(cfg: PreprocessConfig, run: RunDir, stage: StageDir) -> dict[str, object]:
     """Makes the missing parts of the shard set."""
-    return preprocess(resolve(cfg, run), stage.uri)
+    return preprocess(resolve(cfg, run), stage.uri, partial(connect, _RESOURCES))
 
 
 JOB = Job(
@@ -144,7 +147,8 @@ JOB = Job(
     schema=PreprocessConfig,
     stage=stage_name,
     inputs=inputs,
-    resources=lambda _: Resources(num_cpus=1),
+    resources=lambda _: _RESOURCES,
+    can_be_alone=lambda cfg: not cfg.tasks.node_labels,
     plan=plan,
     run=run_stage,
     tell=findings.preprocess,

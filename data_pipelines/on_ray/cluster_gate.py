@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import ray
-
 from lafp.http.host_gate import Gate, HostGate
 
 _ACTOR = "lafp-host-gate"
@@ -12,6 +10,8 @@ _keep_alive: list[Any] = []
 
 def start_cluster_gate() -> None:
     """Starts the actor that limits the request rate per host over the whole cluster."""
+    import ray
+
     # The actor only counts, so it takes no CPU from decoding. It may restart on another node
     # without harm: it forgets the pace of hosts, not work.
     actor = ray.remote(HostGate).options(
@@ -29,18 +29,19 @@ class ClusterGate(Gate):
         self, host: str, requests_per_s: float, max_connections: int, lease_s: float
     ) -> tuple[float, int | None]:
         """Calls ``HostGate.ask``."""
-        asked = _actor().ask.remote(host, requests_per_s, max_connections, lease_s)
-        wait_s, lease = ray.get(asked)
+        wait_s, lease = _call("ask", host, requests_per_s, max_connections, lease_s)
         return wait_s, lease
 
     def release(self, host: str, lease: int) -> None:
         """Calls ``HostGate.release``."""
-        ray.get(_actor().release.remote(host, lease))
+        _call("release", host, lease)
 
     def pause(self, host: str, seconds: float) -> None:
         """Calls ``HostGate.pause``."""
-        ray.get(_actor().pause.remote(host, seconds))
+        _call("pause", host, seconds)
 
 
-def _actor() -> Any:
-    return ray.get_actor(_ACTOR)
+def _call(method: str, *args: object) -> Any:
+    import ray  # not at the top: a job that downloads nothing may run without Ray
+
+    return ray.get(getattr(ray.get_actor(_ACTOR), method).remote(*args))

@@ -1,7 +1,7 @@
 """Runs many independent calls as Ray tasks, as many at a time as the cluster has room for."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -29,7 +29,7 @@ def stream_tasks(
     num_gpus: float = 0,
     memory_bytes: int | None = None,
     node_labels: tuple[str, ...] = (),
-) -> Iterator[tuple[Key, Result]]:
+) -> Generator[tuple[Key, Result]]:
     """Runs ``function(*call)`` for every call, one logical CPU each.
 
     It takes a call from the iterable when there is room for it. So there may be any number of

@@ -12,8 +12,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from data_pipelines.on_ray.cluster_gate import start_cluster_gate
-from data_pipelines.on_ray.tasks import stream_tasks
 from data_pipelines.preprocess.clip.masks import MasksConfig
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.file_counts import FileCounts
@@ -30,6 +28,7 @@ from data_pipelines.preprocess.part_blocks import BLOCK_BYTES, BlockReader, divi
 from data_pipelines.preprocess.parts import check_rejects, make_parts, read_made_parts
 from data_pipelines.preprocess.plan import SELECTIONS, Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
+from data_pipelines.preprocess.run_tasks import is_on_ray, run_tasks
 from data_pipelines.preprocess.secret_uris import SecretUris
 from data_pipelines.preprocess.select.blocks import Block, clip_rows
 from data_pipelines.preprocess.select.finished_sets import FinishedSets, telling_damage
@@ -56,14 +55,22 @@ IN_PROCESS_BYTES = 32 * 2**20
 _BYTES_PER_KNOWN_CLIP = 1_000
 
 
-def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
+def _needs_ray() -> None:
+    raise RuntimeError("The source is so large that clips are selected on Ray. Call ray.init().")
+
+
+def preprocess(
+    cfg: PreprocessConfig, uri: str, start_ray: Callable[[], object] = _needs_ray
+) -> dict[str, Any]:
     """Makes the shard set of one source below ``uri``; resumes an earlier run.
 
-    Needs Ray to be initialized.
+    Where this process has joined a Ray, all tasks run there, else in threads of this process.
 
     Args:
         cfg: The job's config, with ``source`` set.
         uri: Folder of the stage, local or S3.
+        start_ray: Joins or starts a Ray. It is called if this process has none, and the source has
+            so many clips that they are selected on Ray Data. By default that is an error.
 
     Returns:
         The stage's summary.
@@ -77,13 +84,15 @@ def preprocess(cfg: PreprocessConfig, uri: str) -> dict[str, Any]:
         counts = FileCounts()
         with SecretUris(lambda: list_inputs(cfg)) as secrets:
             plan = make_plan(secrets.noted(list_inputs(cfg, counts)), cfg.tasks, work, counts)
-            if may_download(cfg):
+            if is_on_ray() and may_download(cfg):
+                from data_pipelines.on_ray.cluster_gate import start_cluster_gate
+
                 start_cluster_gate()
             with telling_rejects(uri), rejects_of_made_parts(plan, uri):
                 make_parts(cfg, plan, secrets.fill)
         files = FileCounts.of_table(plan.files)
         with telling_rejects(uri):
-            selected = select(cfg, plan, uri, files)
+            selected = select(cfg, plan, uri, files, start_ray=start_ray)
             write_rejects(uri, selected.rejects())  # they explain an error in the next steps
             spec = shard_set(selected, cfg)
             with clips_table(uri, selected, cfg.shards.max_bytes) as layouts:
@@ -106,6 +115,7 @@ def select(
     files: FileCounts,
     block_bytes: int = BLOCK_BYTES,
     in_process_bytes: int = IN_PROCESS_BYTES,
+    start_ray: Callable[[], object] = _needs_ray,
 ) -> Selected:
     """Decides which clips of all parts are kept, in this process or on Ray Data.
 
@@ -116,6 +126,7 @@ def select(
         files: Gets the counts of members of tars.
         block_bytes: See ``divide``.
         in_process_bytes: Most bytes of rows with which Ray Data is not used.
+        start_ray: See ``preprocess``.
 
     Raises:
         ConfigError: Too few videos give clips, and more (``Selection.run``).
@@ -127,6 +138,8 @@ def select(
     rows = (TABLES_FORMAT, blocks.digest, blocks.blocks)
     tables = Tables(storage.join(plan.work, SELECTIONS, fingerprint(*rows, *rules)))
     is_small = blocks.num_bytes + sets.num_clips * _BYTES_PER_KNOWN_CLIP <= in_process_bytes
+    if not is_small and not is_on_ray():
+        start_ray()
     runner = InProcess() if is_small else OnRay(len(blocks.blocks), cfg.tasks.node_labels)
     reader, numbers = BlockReader(plan, tables, TakenDown(takedowns)), range(len(blocks.blocks))
     tables.step("blocks", lambda: _read_blocks(cfg, reader, blocks.blocks, is_small))
@@ -151,7 +164,7 @@ def select(
 def _read_blocks(
     cfg: PreprocessConfig, reader: BlockReader, blocks: Sequence[Block], is_small: bool
 ) -> list[int]:
-    """Reads all blocks, in this process or in Ray tasks."""
+    """Reads all blocks, in this process or in tasks."""
     numbers = list(range(len(blocks)))
     if is_small:
         for number, block in enumerate(blocks):
@@ -164,7 +177,7 @@ def _read_blocks(
 
 
 def _read_block(reader: BlockReader, number: int, block: Block) -> str | None:
-    """Reads one block, as one Ray task. Returns an error message, or None."""
+    """Reads one block, as one task. Returns an error message, or None."""
     try:
         reader.read(number, block)
     except OSError as error:
@@ -178,13 +191,8 @@ def _run_tasks(
     calls: Iterable[tuple[object, tuple[object, ...]]],
     progress: Progress,
 ) -> None:
-    """Runs calls as Ray tasks. They return an error of the storage as text, which is raised."""
-    made = stream_tasks(
-        function,
-        calls,
-        memory_bytes=cfg.tasks.memory_bytes,
-        node_labels=cfg.tasks.node_labels,
-    )
+    """Runs calls as tasks. They return an error of the storage as text, which is raised."""
+    made = run_tasks(function, calls, cfg.tasks)
     for num_done, (_, error) in enumerate(made, start=1):
         if error:
             raise storage.StorageError(error)
@@ -240,7 +248,7 @@ def rejects_of_made_parts(plan: Plan, uri: str) -> Iterator[None]:
 def make_shards(
     cfg: PreprocessConfig, layouts: Iterable[ShardLayout], tables: Tables, work: str, uri: str
 ) -> list[str]:
-    """Composes the shards that are missing or hold other clips, one Ray task per shard.
+    """Composes the shards that are missing or hold other clips, one task per shard.
 
     Returns:
         The names of all shards.
@@ -260,7 +268,7 @@ def make_shards(
 def make_shard(
     layout: ShardLayout, tables: Tables, work: str, uri: str, has_signatures: bool
 ) -> str | None:
-    """Composes one shard unless it is complete, as one Ray task.
+    """Composes one shard unless it is complete, as one task.
 
     Returns:
         An error message, or None.

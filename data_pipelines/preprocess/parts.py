@@ -1,20 +1,20 @@
-"""Turns inputs into parts: one Ray task per part decodes, cuts and encodes its videos."""
+"""Turns inputs into parts: one task per part decodes, cuts and encodes its videos."""
 
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import islice
 
 from data_pipelines.on_ray.cluster_gate import ClusterGate
-from data_pipelines.on_ray.metrics import count_videos
-from data_pipelines.on_ray.tasks import stream_tasks
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.label_kinds import LabelKinds
 from data_pipelines.preprocess.parts_progress import PartsProgress
 from data_pipelines.preprocess.plan import SELECTIONS, Plan, Task, chunk_folder
 from data_pipelines.preprocess.rejects import EXPIRED, RejectCounts
 from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
+from data_pipelines.preprocess.run_tasks import is_on_ray, run_tasks
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.select.blocks import Block
 from data_pipelines.preprocess.shards import (
@@ -29,6 +29,7 @@ from data_pipelines.preprocess.sources.file_kinds import is_video
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import entry_name
+from lafp.http.host_gate import HostGate
 from lafp.runs.wording import counted
 from lafp.storage.map_ahead import map_ahead
 
@@ -87,16 +88,18 @@ def make_parts(
     work = PartsProgress(cfg.name, plan)
     queue = TaskQueue(plan, work)
     num_expired = 0
-    with work.progress:
-        for task, made in _run(cfg, plan, queue, fill):
+    with work.progress, closing(_run(cfg, queue, plan.work, fill)) as parts:
+        for task, made in parts:
             if isinstance(made, str):
                 raise storage.StorageError(made)
             counts.add(made)
             if task.part not in queue.second_tries:
                 num_expired += made.rejects.spans[EXPIRED]
-            count_videos(
-                cfg.name, made.num_videos, made.num_clips, made.num_frames, made.rejects.spans
-            )
+            if is_on_ray():
+                from data_pipelines.on_ray.metrics import count_videos  # imports Ray
+
+                num = (made.num_videos, made.num_clips, made.num_frames)
+                count_videos(cfg.name, *num, made.rejects.spans)
             # Pieces run next, so that a long video at the end of the plan keeps no core waiting.
             queue.add(_piece_tasks(task, made.num_pieces))
             clips = counted(counts.num_clips, "clip")
@@ -154,16 +157,16 @@ class TaskQueue:
 
 
 def _run(
-    cfg: PreprocessConfig, plan: Plan, queue: TaskQueue, fill: Callable[[Task], Task]
-) -> Iterator[tuple[Task, PartCounts | str]]:
+    cfg: PreprocessConfig, queue: TaskQueue, work: str, fill: Callable[[Task], Task]
+) -> Generator[tuple[Task, PartCounts | str]]:
     """Runs tasks until the queue stays empty; yields the result of each."""
-    return stream_tasks(
-        make_part,
-        # Unlike a generator, ``map`` goes on where the queue does.
-        map(lambda task: (task, (cfg, fill(task), plan.work)), queue),
-        memory_bytes=cfg.tasks.memory_bytes,
-        node_labels=cfg.tasks.node_labels,
-    )
+    # Unlike a generator, ``map`` goes on where the queue does.
+    calls = map(lambda task: (task, (cfg, fill(task), work)), queue)
+    try:
+        yield from run_tasks(make_part, calls, cfg.tasks, stop=_end_sandboxes)
+    finally:
+        while _sandboxes:
+            _sandboxes.popitem()[1].close()
 
 
 def _tasks(
@@ -233,7 +236,7 @@ def check_rejects(cfg: PreprocessConfig, counts: PartCounts, num_others: int = 0
 
 
 def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
-    """Makes one part, as one Ray task.
+    """Makes one part, as one task.
 
     Returns:
         Counts for the progress line, or the message of a disk or network error. The message is
@@ -249,10 +252,25 @@ def make_part(cfg: PreprocessConfig, task: Task, work: str) -> PartCounts | str:
         return str(error)
 
 
-@lru_cache(maxsize=1)
+_gate = HostGate()
+_sandboxes: dict[int, Sandbox] = {}
+"""The sandbox of each thread, which the thread's next task reuses. Tasks of a Ray worker run in one
+thread."""
+
+
 def _sandbox(cfg: PreprocessConfig) -> Sandbox:
-    """Returns the sandbox of this worker process, which the next task reuses."""
-    return Sandbox(cfg, ClusterGate())
+    thread = threading.get_ident()
+    if thread in _sandboxes and _sandboxes[thread].cfg != cfg:
+        _sandboxes.pop(thread).close()
+    if thread not in _sandboxes:
+        _sandboxes[thread] = Sandbox(cfg, ClusterGate() if is_on_ray() else _gate)
+    return _sandboxes[thread]
+
+
+def _end_sandboxes() -> None:
+    """Ends the sandboxes of all threads, and with them the tasks that still run in these."""
+    for sandbox in list(_sandboxes.values()):
+        sandbox.end()
 
 
 def count_part(task: Task, items: list[ItemRows]) -> PartCounts:

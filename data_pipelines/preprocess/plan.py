@@ -18,7 +18,7 @@ _PLAN = "plan.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Holds the work of one Ray task."""
+    """Holds the work of one task."""
 
     part: str
     """Path, below the work folder and without suffix, of the part to make. Parts of one chunk of

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,12 +43,14 @@ class _Host:
 class HostGate:
     """Keeps requests to one host 1/rate apart, and its open connections below a bound.
 
-    Its methods return at once and callers wait themselves, so one gate serves a whole cluster.
+    Its methods return at once and callers wait themselves, so one gate serves a whole cluster. Any
+    thread may call them.
     """
 
     def __init__(self) -> None:
         self._hosts: dict[str, _Host] = {}
         self._numbers = itertools.count()
+        self._lock = threading.Lock()
 
     def ask(
         self, host: str, requests_per_s: float, max_connections: int, lease_s: float
@@ -64,28 +67,31 @@ class HostGate:
         Returns:
             Seconds to wait, and the lease. If the lease is None, wait and ask again.
         """
-        now_s = time.monotonic()
-        state = self._hosts.setdefault(host, _Host())
-        state.leases = {k: end_s for k, end_s in state.leases.items() if end_s > now_s}
-        if len(state.leases) >= max_connections:
-            return _POLL_S, None
-        begin_s = max(now_s, state.next_s)
-        state.next_s = begin_s + 1 / requests_per_s
-        lease = next(self._numbers)
-        state.leases[lease] = begin_s + lease_s
-        if len(self._hosts) > _MAX_IDLE_HOSTS:
-            self._hosts = {k: s for k, s in self._hosts.items() if s.leases or s.next_s > now_s}
-        return begin_s - now_s, lease
+        with self._lock:
+            now_s = time.monotonic()
+            state = self._hosts.setdefault(host, _Host())
+            state.leases = {k: end_s for k, end_s in state.leases.items() if end_s > now_s}
+            if len(state.leases) >= max_connections:
+                return _POLL_S, None
+            begin_s = max(now_s, state.next_s)
+            state.next_s = begin_s + 1 / requests_per_s
+            lease = next(self._numbers)
+            state.leases[lease] = begin_s + lease_s
+            if len(self._hosts) > _MAX_IDLE_HOSTS:
+                self._hosts = {k: s for k, s in self._hosts.items() if s.leases or s.next_s > now_s}
+            return begin_s - now_s, lease
 
     def release(self, host: str, lease: int) -> None:
         """Returns a connection."""
-        if host in self._hosts:
-            self._hosts[host].leases.pop(lease, None)
+        with self._lock:
+            if host in self._hosts:
+                self._hosts[host].leases.pop(lease, None)
 
     def pause(self, host: str, seconds: float) -> None:
         """Delays the next request by ``seconds``, because the host asked for it."""
-        state = self._hosts.setdefault(host, _Host())
-        state.next_s = max(state.next_s, time.monotonic() + seconds)
+        with self._lock:
+            state = self._hosts.setdefault(host, _Host())
+            state.next_s = max(state.next_s, time.monotonic() + seconds)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ _HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 
 _HTTP2_SETTINGS = b"\x04"
 _ADDRESS_WANTED = (
     "Set it to HOST:PORT of a running head, as `ray start --head` prints it (port 6379), to `auto` "
-    "on a node of the cluster, or unset it: then the job starts a Ray of its own."
+    "on a node of the cluster, or unset it: then the job starts a Ray of its own if it needs one."
 )
 
 _OWN_RAY = "LAFP_OWN_RAY"
@@ -106,7 +106,7 @@ def check(resources: Resources, can_be_alone: bool) -> list[str]:
     """
     where = cluster_address()
     cluster = f"the cluster at {where}" if where else "a local Ray that the job starts"
-    if can_be_alone and not where:
+    if can_be_alone and not is_ray_wanted():
         cluster = "this machine, without Ray"
     return [f"resources: {resources.num_cpus:g} CPUs, {resources.num_gpus:g} GPUs on {cluster}"]
 
@@ -131,9 +131,13 @@ def cluster_address() -> str | None:
 
 
 def is_ray_wanted() -> bool:
-    """Returns whether this process belongs to a Ray already, or ``RAY_ADDRESS`` names a cluster."""
+    """Returns whether this process belongs to a Ray already, or ``RAY_ADDRESS`` asks for one.
+
+    ``RAY_ADDRESS=local`` asks for a Ray of this machine, also of jobs that can do without.
+    """
     ray = sys.modules.get("ray")
-    return cluster_address() is not None or (ray is not None and ray.is_initialized())
+    is_asked = bool(os.environ.get("RAY_ADDRESS", "").strip())
+    return is_asked or (ray is not None and ray.is_initialized())
 
 
 def is_own_ray() -> bool:

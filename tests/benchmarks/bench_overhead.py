@@ -90,7 +90,7 @@ class StampedTask(LamTask):
         self._stamps.step_begins()
         return super().inputs(clips)
 
-    def export(self, module, uri, metrics) -> None:
+    def save(self, module, uri, metrics) -> None:
         Path(self._path).write_text(json.dumps(self._stamps.mean_s()))
 
 

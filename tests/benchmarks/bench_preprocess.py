@@ -1,14 +1,16 @@
 """Source frames per CPU second of `preprocess`, against doing the same by other means.
 
-python -m tests.benchmarks.bench_preprocess [FOLDER] [NUM_RUNS]    # one JSON line per rival
+python -m tests.benchmarks.bench_preprocess [FOLDER] [--runs 5] [--copies 6]
 
 Every contender turns the same real videos into 64 x 64 clips of 10 frames/s with the same encoder
-settings; that their pictures agree is checked first. `ratio` above 1: `preprocess` is faster. It
-compares CPU seconds of all of a contender's processes, Ray's own included, so that a busy machine
-does not decide; `wall_ratio` stands beside. All use every core. Every file is taken several times,
-as copies that count as different files: a job's start, which takes 2 s of CPU, is amortized.
+settings; that their pictures agree is checked first. One JSON line each: `ratio` above 1 means that
+`preprocess` is faster. It compares CPU seconds of all of a contender's processes, Ray's own
+included, so that a busy machine does not decide; `wall_ratio` stands beside. All use every core.
+Every file is taken several times, as copies that count as different files. A Ray runs only for
+those that need one; that it starts is not counted.
 """
 
+import argparse
 import io
 import json
 import multiprocessing
@@ -77,7 +79,6 @@ FILES = (
     "robot/peract__n100-open_drawer-s5.mp4",
     "robot/simpler-env__stack_green_cube_on_yellow_cube_real_2.mp4",
 )
-NUM_COPIES = 6
 # Ignored by demuxers, and makes a copy's hash another: an empty box of MP4, a Void of Matroska.
 _TRAILERS = {".mp4": b"\0\0\0\x0cfree", ".mkv": b"\xec\x84"}
 # Mean absolute difference of two frames in levels of 255: of all frames in the median, and of most.
@@ -85,10 +86,10 @@ _TRAILERS = {".mp4": b"\0\0\0\x0cfree", ".mkv": b"\xec\x84"}
 MAX_MEDIAN_DIFFERENCE, MAX_DIFFERENCE, MIN_SHARE = 3.0, 8.0, 0.98
 
 
-def copies(folder: Path, target: Path) -> list[list[Path]]:
-    """The files, ``NUM_COPIES`` times, no two with the same content."""
+def copies(folder: Path, target: Path, num: int) -> list[list[Path]]:
+    """The files, ``num`` times, no two with the same content."""
     made: list[list[Path]] = []
-    for number in range(NUM_COPIES):
+    for number in range(num):
         made.append([])
         for name in map(Path, FILES):
             path = target / f"{number}_{name.name}"
@@ -120,6 +121,10 @@ def frames_of_job(out: Path) -> dict[str, dict[int, np.ndarray]]:
     return found
 
 
+_WAITED_FOR = {"ffmpeg", "lafp.confined"}
+"""Words in the commands of children that end, and are waited for, before CPU seconds are read."""
+
+
 class Family:
     """CPU seconds of this process and all that descend from it, dead ones included."""
 
@@ -141,8 +146,8 @@ class Family:
         me = psutil.Process()
         for process in [me, *me.children(recursive=True)]:
             try:
-                if process.name() == "ffmpeg":  # waited for: among RUSAGE_CHILDREN
-                    continue
+                if process.ppid() == me.pid and _WAITED_FOR & set(process.cmdline()):
+                    continue  # among RUSAGE_CHILDREN
                 times = process.cpu_times()
                 self._seen[process.pid, process.create_time()] = times.user + times.system
             except psutil.NoSuchProcess:
@@ -151,8 +156,7 @@ class Family:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps Ray Data's progress off the output."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    """Keeps progress off the output."""
     error, sys.stderr = sys.stderr, io.StringIO()
     try:
         yield
@@ -169,27 +173,27 @@ def check_pictures(name: str, out: Path, expected: dict[str, dict[int, np.ndarra
     return text
 
 
-def main(folder: Path, num_runs: int) -> None:
+def main(folder: Path, num_runs: int, num_copies: int) -> None:
     num_cores = os.cpu_count() or 1
-    ray.init(num_cpus=num_cores, include_dashboard=False, log_to_driver=False)
     pool = ProcessPoolExecutor(num_cores, multiprocessing.get_context("spawn"))
     contenders: dict[str, Callable[[list[Path], Path], None]] = {
         "job": job,
         "bare_pyav": partial(rivals.bare_pyav, pool=pool),
-        "ray_read_videos": rivals.ray_read_videos,
         "ffmpeg": partial(rivals.ffmpeg, num_cores=num_cores),
         "job_with_shots": partial(job, cfg=WITH_SHOTS),
+        "job_on_ray": job,
+        "ray_read_videos": rivals.ray_read_videos,
     }
     family = Family()
     cpu_s: dict[str, list[float]] = {name: [] for name in contenders}
     wall_s: dict[str, list[float]] = {name: [] for name in contenders}
     with tempfile.TemporaryDirectory() as scratch:
-        sets = copies(folder, Path(scratch))
+        sets = copies(folder, Path(scratch), num_copies)
         agree = warm_up(contenders, sets[0])
         paths = [path for each in sets for path in each]
         for run in range(num_runs):
             for name, contender in contenders.items():
-                with tempfile.TemporaryDirectory() as out, quiet():
+                with tempfile.TemporaryDirectory() as out, ray_for(name), quiet():
                     cpu, wall = family.cpu_s(), time.monotonic()
                     contender(paths, Path(out))
                     cpu_s[name].append(family.cpu_s() - cpu)
@@ -200,6 +204,27 @@ def main(folder: Path, num_runs: int) -> None:
         print(json.dumps(line(name, num_source_frames, agree, cpu_s, wall_s)), flush=True)
 
 
+@contextmanager
+def ray_for(name: str) -> Iterator[None]:
+    """A Ray with warm workers for a contender that needs one."""
+    if "ray" not in name:
+        yield
+        return
+    num_cpus = os.cpu_count() or 1
+    ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.get([_warm.remote() for _ in range(num_cpus)])
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@ray.remote
+def _warm() -> None:
+    time.sleep(1.0)
+
+
 def warm_up(
     contenders: dict[str, Callable[[list[Path], Path], None]], paths: list[Path]
 ) -> dict[str, str]:
@@ -207,7 +232,7 @@ def warm_up(
     agree: dict[str, str] = {}
     expected: dict[str, dict[int, np.ndarray]] = {}
     for name, contender in contenders.items():
-        with tempfile.TemporaryDirectory() as folder, quiet():
+        with tempfile.TemporaryDirectory() as folder, ray_for(name), quiet():
             contender(paths, Path(folder))
             if name == "job":
                 expected = frames_of_job(Path(folder))
@@ -234,9 +259,8 @@ def line(
     # Each run beside the job's run next to it: a machine's load changes between runs.
     ratios = np.array(cpu_s[name]) / np.array(cpu_s["job"])
     walls = np.array(wall_s[name]) / np.array(wall_s["job"])
-    bench = {"job": "preprocess/job", "job_with_shots": "preprocess/vs_job_with_shots"}
     return {
-        "bench": bench.get(name, f"preprocess/vs_{name}"),
+        "bench": "preprocess/job" if name == "job" else f"preprocess/vs_{name}",
         "ratio": round(float(np.median(ratios)), 3),
         "ratios": [round(float(ratio), 3) for ratio in (ratios.min(), ratios.max())],
         "wall_ratio": round(float(np.median(walls)), 3),
@@ -248,7 +272,9 @@ def line(
 
 
 if __name__ == "__main__":
-    main(
-        Path(sys.argv[1] if sys.argv[1:] else "../shared/data/videos"),
-        int(sys.argv[2]) if sys.argv[2:] else 5,
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("../shared/data/videos"))
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--copies", type=int, default=6)
+    args = parser.parse_args()
+    main(args.folder, args.runs, args.copies)

@@ -3,25 +3,31 @@
 python -m tests.benchmarks.bench_select 20000 100000           # one JSON line per number of clips
 python -m tests.benchmarks.bench_select --against 20000        # and a finished set of as many clips
 python -m tests.benchmarks.bench_select --files-only 5000000   # without near-duplicates
+python -m tests.benchmarks.bench_select 100000 --nodes 1 2 4   # local nodes of one CPU each
 
 The parts are made up: clips of 10 s, five per video. One video in a hundred is a copy of an earlier
 file, one in ten shows the episode of the one before it, and one clip in fifty is a noisy copy of an
 earlier clip. Everything from the parts to ``clips.parquet`` is measured, on a local Ray of as many
-CPUs as the machine has, whatever the size. CPU seconds are those of all processes, Ray's own too.
-`ratio`: CPU per clip, against that of the smallest number.
+CPUs as the machine has, whatever the size, or on local nodes (raylets of this machine). CPU seconds
+are those of all processes, Ray's own too. `ratio`: CPU per clip, against that of the first line.
 """
 
 import argparse
 import json
 import multiprocessing
 import tempfile
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import ray
+from ray.cluster_utils import Cluster
 
 from data_pipelines.preprocess.clip.measure.motion import FiltersConfig
 from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
@@ -107,7 +113,33 @@ def make_parts(num_clips: int, folder: Path, cfg: PreprocessConfig):
     return plan, copies
 
 
-def measured(num_clips: int, folder: Path, files_only: bool, against: bool) -> dict[str, float]:
+def in_own_process(function: Callable[..., Any], *args: object) -> Any:
+    """Calls a function in a new process."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
+
+
+@contextmanager
+def running_ray(num_nodes: int | None) -> Iterator[None]:
+    """A Ray of this machine, or of as many local nodes with one logical CPU each."""
+    cluster, address = None, "local"
+    if num_nodes is not None:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        for _ in range(num_nodes - 1):
+            cluster.add_node(num_cpus=1)
+        address = cluster.address
+    ray.init(address=address, include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if cluster is not None:
+            cluster.shutdown()
+
+
+def measured(
+    num_clips: int, folder: Path, files_only: bool, against: bool, num_nodes: int | None
+) -> dict[str, float]:
     """Makes up parts, and decides about their clips."""
     cfg = PreprocessConfig(
         source="made-up",
@@ -115,22 +147,18 @@ def measured(num_clips: int, folder: Path, files_only: bool, against: bool) -> d
         filters=FiltersConfig(drop_duplicates=not files_only),
     )
     # In a process of its own, so that the memory is not counted.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        plan, copies = pool.submit(make_parts, num_clips, folder, cfg).result()
+    plan, copies = in_own_process(make_parts, num_clips, folder, cfg)
     if against:
         items = [item_of(10**8 + n, f"known-{n}") for n in range(num_clips // CLIPS_PER_VIDEO)]
         known = write_known_set(items, folder / "known", {}, clips_per_shard=2_270)
         cfg = replace(cfg, filters=replace(cfg.filters, against=[known]))
     before_bytes = num_bytes(folder)
-    ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    with Watch() as watch:
+    with running_ray(num_nodes), Watch() as watch:
         selected = select(cfg, plan, str(folder), FileCounts(), in_process_bytes=0)
         spec = shard_set(selected, cfg)
         with clips_table(str(folder), selected, cfg.shards.max_bytes) as layouts:
             num_shards = sum(1 for _ in layouts)
         write_rejects(str(folder), selected.rejects())
-    ray.shutdown()
     rejects = pq.read_table(folder / "rejects.parquet").to_pylist()
     found = [row for row in rejects if row["reason"] == "near_duplicate"]
     num_files = sum(row["reason"] == "same_file" for row in rejects)
@@ -168,14 +196,18 @@ def main() -> None:
     parser.add_argument("sizes", nargs="*", default=[str(size) for size in SIZES])
     parser.add_argument("--files-only", action="store_true")
     parser.add_argument("--against", action="store_true")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[None])
     args = parser.parse_args()
-    smallest_ms = 0.0
-    for size in map(int, args.sizes):
+    first_ms = 0.0
+    for num_nodes, size in product(args.nodes, map(int, args.sizes)):
         with tempfile.TemporaryDirectory() as folder:
-            found = measured(size, Path(folder), args.files_only, args.against)
-        smallest_ms = smallest_ms or found["ms_per_clip"]
-        ratio = round(found["ms_per_clip"] / smallest_ms, 3)
-        print(json.dumps({"bench": f"select/{size}", "ratio": ratio, **found}), flush=True)
+            call = (measured, size, Path(folder), args.files_only, args.against, num_nodes)
+            found = in_own_process(*call)  # which holds nothing of the one before
+        first_ms = first_ms or found["ms_per_clip"]
+        line = {"bench": f"select/{size}", "ratio": round(found["ms_per_clip"] / first_ms, 3)}
+        if num_nodes is not None:
+            line["nodes"] = num_nodes
+        print(json.dumps(line | found), flush=True)
 
 
 if __name__ == "__main__":

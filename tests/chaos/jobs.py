@@ -47,6 +47,8 @@ class Job:
     """Kinds of processes that there are; those named twice are killed more often."""
     num_kills: int
     """Kills of a whole campaign."""
+    ray_address: str = "local"
+    """``RAY_ADDRESS`` of the command. Empty for a job that runs without Ray."""
     saved: Callable[[Path], int] = lambda _: 0
     """A run's folder -> the step of the last whole checkpoint."""
 
@@ -217,6 +219,15 @@ JOBS = {
         victims=("driver", "worker", "worker", "sandbox", "sandbox", "raylet", "node"),
         num_kills=100,
     ),
+    "preprocess_alone": Job(
+        prepare=_write_videos,
+        begin=_nothing,
+        command=_preprocess,
+        progress=_preprocess_progress,
+        victims=("driver", "sandbox"),
+        num_kills=40,
+        ray_address="",
+    ),
     **_TRAININGS,
     "study": Job(
         prepare=_nothing,
@@ -233,6 +244,7 @@ JOBS = {
         progress=lambda run: len(list((run / "shards/videos").glob("*-????????.json"))),
         victims=("driver",),
         num_kills=20,
+        ray_address="",
     ),
     "label_latents": Job(
         prepare=_write_labeled,

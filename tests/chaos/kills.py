@@ -133,9 +133,8 @@ class Trial:
         while num_busy < MOST_BUSY_STARTS:
             change = self._choose_change() if self._may_kill() else 0
             num_kills = len(self._kills)
-            started = start(
-                job.command(base, self.run_folder), self.folder, self.run_folder, change
-            )
+            command = job.command(base, self.run_folder)
+            started = start(command, self.folder, self.run_folder, change, job.ray_address)
             try:
                 self._watch(started, change)
                 self._check_end(started)

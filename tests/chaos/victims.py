@@ -47,7 +47,7 @@ class Started:
         return self.count.with_suffix(".clock")
 
 
-def start(command: list[str], folder: Path, run: Path, change: int) -> Started:
+def start(command: list[str], folder: Path, run: Path, change: int, ray_address: str) -> Started:
     """Starts a command in a process group of its own.
 
     Args:
@@ -56,6 +56,7 @@ def start(command: list[str], folder: Path, run: Path, change: int) -> Started:
         run: The run's folder. Renames and deletions in it are counted.
         change: Number of the change before which its process kills itself, or -number for the
             moment after it; 0 for none.
+        ray_address: ``local`` for a Ray of its own, empty for a job that does without.
     """
     mark = uuid.uuid4().hex[:8]
     tmp, ray = folder / "tmp", folder / "ray"
@@ -63,7 +64,7 @@ def start(command: list[str], folder: Path, run: Path, change: int) -> Started:
         path.mkdir(parents=True, exist_ok=True)
     log, count = folder / f"{mark}.log", folder / f"{mark}.changes"
     env = os.environ | {
-        "RAY_ADDRESS": "",
+        "RAY_ADDRESS": ray_address,
         "TMPDIR": str(tmp),
         "RAY_TMPDIR": str(ray),
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),  # kept from run to run on purpose

@@ -40,6 +40,7 @@ _NO_START = (
     "The process that decodes does not start on {host} ({cause}). Its output is in the worker's "
     "log; `lafp doctor` starts one on each node and says what is missing."
 )
+_ENDED = "the job ended"
 _DYING_S = 10.0
 """A process that closed its end is gone after this time."""
 # The process may also have died of something else, such as the machine's memory. So a file is
@@ -83,6 +84,7 @@ class Sandbox:
         self._files: FileServer
         self._folder: TemporaryFolder
         self._kept_bytes = 0
+        self._is_ended = False
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -99,6 +101,12 @@ class Sandbox:
             self._folder.cleanup()
             self._process = None
 
+    def end(self) -> None:
+        """Ends the process for good, from any thread: ``rows`` raises InterruptedError."""
+        self._is_ended = True
+        if (process := self._process) is not None:
+            process.kill()
+
     def rows(self, item: VideoItem, may_defer: bool = False) -> Iterator[Row]:
         """Yields the rows of one input, like ``item_videos``, whatever the input does.
 
@@ -110,6 +118,7 @@ class Sandbox:
         Raises:
             StorageError: The disk or S3 failed; the job can be resumed.
             ConfigError: The process or its video decoder does not start on this machine.
+            InterruptedError: ``end`` was called.
             RuntimeError: A fault of the pipeline, with its traceback.
         """
         first, tries = 0, Counter[int]()
@@ -121,6 +130,8 @@ class Sandbox:
                     yield row
                 return
             except _Died as died:
+                if self._is_ended:  # the input is not to blame
+                    raise InterruptedError(_ENDED) from None
                 tries[died.position] += 1
                 # A second try after a time-out would only take as long again.
                 is_last_try = died.reason == "timeout" or tries[died.position] == _NUM_TRIES
@@ -213,6 +224,8 @@ class Sandbox:
         return self._messages
 
     def _start(self) -> None:
+        if self._is_ended:
+            raise InterruptedError(_ENDED)
         ours, theirs = socket.socketpair()
         # Removed here, because a process that is killed cannot clear up.
         self._folder = TemporaryFolder()
@@ -228,8 +241,11 @@ class Sandbox:
             ],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
-            env=confined_environment(self._folder.name),
+            # One thread, as Ray's workers have it: there is a process for every core.
+            env=confined_environment(self._folder.name) | {"OMP_NUM_THREADS": "1"},
         )
+        if self._is_ended:  # since the line above
+            self._process.kill()
         # If this process kept the other end open, it would never read that the child has died.
         theirs.close()
         self._messages, self._kept_bytes = Messages(ours), 0

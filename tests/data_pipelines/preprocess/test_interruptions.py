@@ -3,11 +3,13 @@
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -116,17 +118,20 @@ def kill_one(kind: str, process: subprocess.Popen, rng: random.Random) -> bool:
     return True
 
 
-def interrupted_run(source: Path, runs: Path, kinds: list[str], rng: random.Random) -> None:
+def interrupted_run(
+    source: Path, runs: Path, kinds: list[str], rng: random.Random, ray_address: str = "local"
+) -> None:
     """Runs the job until it is complete, killing one process of each kind meanwhile."""
     log, waiting = runs.with_suffix(".log"), list(kinds)
-    process = start(source, runs, log)
+    begin = partial(start, source, runs, log, RAY_ADDRESS=ray_address)
+    process = begin()
     deadline = time.monotonic() + 2400
     while waiting:
         assert time.monotonic() < deadline, log.read_text()[-3000:]
         if process.poll() is not None:
             if process.returncode == 0:
                 raise AssertionError(f"The job was done before the kills of {waiting}")
-            process = start(source, runs, log)
+            process = begin()
         work = runs / "run/shards/videos/work"
         num_parts = len(list(work.glob("*/part-*.json")))
         time.sleep(rng.uniform(0, 0.3))
@@ -135,7 +140,7 @@ def interrupted_run(source: Path, runs: Path, kinds: list[str], rng: random.Rand
     while process.poll() != 0:
         assert time.monotonic() < deadline, log.read_text()[-3000:]
         if process.poll() is not None:
-            process = start(source, runs, log)
+            process = begin()
         time.sleep(0.2)
 
 
@@ -167,6 +172,34 @@ def test_three_kills_lose_nothing_and_do_nothing_twice(tmp_path, source, expecte
     interrupted_run(source, tmp_path / "runs", ["sandbox", "worker", "node"], random.Random(0))
     assert result(tmp_path / "runs") == expected
     assert not (tmp_path / "runs/run/shards/videos/work").exists()
+
+
+def test_nor_do_kills_of_a_job_without_ray(tmp_path, source, expected):
+    kinds = ["sandbox", "driver", "sandbox"]
+    interrupted_run(source, tmp_path / "runs", kinds, random.Random(0), ray_address="")
+    assert result(tmp_path / "runs") == expected
+
+
+def test_ctrl_c_ends_a_job_without_ray_at_once_and_leaves_no_process(tmp_path):
+    source, log = tmp_path / "source", tmp_path / "log"
+    source.mkdir()
+    # Long enough that a task is in the middle of a video whenever it is interrupted.
+    write_video(source / "long.mp4", moving_square(6_000, 160, 240))
+    process = start(source, tmp_path / "runs", log)
+    while not (busy := [p for p in family(process) if is_kind(p, "sandbox")]) or (
+        busy[0].cpu_times().user < 1.0
+    ):
+        assert process.poll() is None, log.read_text()[-3000:]
+        time.sleep(0.05)
+    members, begin_s = family(process), time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, log.read_text()[-3000:]
+    assert time.monotonic() - begin_s < 10.0
+    _, alive = psutil.wait_procs(members, 10.0)
+    assert not alive
+    assert "Interrupted. Run the same command again to resume." in log.read_text()
+    # What was interrupted is no reject of the video.
+    assert not list((tmp_path / "runs/run/shards/videos/work").glob("*/part-*"))
 
 
 @pytest.mark.slow

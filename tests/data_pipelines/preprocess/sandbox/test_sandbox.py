@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -133,6 +134,18 @@ def test_a_decoder_that_hangs_is_cut_off_and_what_it_gave_is_kept(tmp_path, monk
     assert outcomes(hung) == [("timeout", "the decoding process hung")]
     assert hung.rejects[0].start_s == hung.clips[0].record.end_s
     assert len(after.clips) == 3
+
+
+def test_the_end_of_the_job_is_no_reject_of_the_video_that_is_decoded_then(tmp_path):
+    path = video(tmp_path / "v.mp4", 0, hostile.HANG)
+    with Sandbox(CFG, HostGate()) as ended:
+        rows = ended.rows(item(path))
+        next(rows)
+        threading.Timer(0.5, ended.end).start()
+        with pytest.raises(InterruptedError):
+            list(rows)
+        with pytest.raises(InterruptedError):  # nor does it start again
+            list(ended.rows(item(path)))
 
 
 def test_one_bad_video_of_a_tar_costs_itself_only(tmp_path, sandbox):
