@@ -14,15 +14,10 @@ from urllib.request import urlopen
 import pytest
 
 from lafp import storage
+from tests.signals import hear_interrupts
 from tests.synthetic_shards import write_shard_set
 
 ROOT = Path(__file__).parents[2]
-
-
-def hear_interrupts() -> None:
-    """A shell starts its background deaf to Ctrl-C, nohup to SIGHUP, and so these tests."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from lafp import storage
 from lafp.config import load_config
 from tests.cable import Cable
 from tests.made_shard_set import make_shard_set
+from tests.signals import hear_interrupts
 from tests.synthetic_video import moving_square, write_video
 
 ROOT = Path(__file__).parents[3]
@@ -47,6 +48,7 @@ def start(source: Path | str, runs: Path | str, log: Path, **env: str) -> subpro
             [*command, "--run-name", "run", "--storage", str(runs)],
             cwd=ROOT, stdout=file, stderr=file,
             env=os.environ | {"RAY_ADDRESS": ""} | env, start_new_session=True,
+            preexec_fn=hear_interrupts,
         )  # fmt: skip
 
 
