@@ -12,7 +12,10 @@ if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
 import hashlib
-from collections.abc import Iterable
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -24,11 +27,12 @@ from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import list_inputs, list_source, preprocess
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.select.finished_sets import FinishedSets
+from data_pipelines.preprocess.sources.listing import may_download
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Resources, connect
+from ray_jobs.core.cluster import Resources, connect, is_ray_wanted
 from ray_jobs.core.job import Job
 
 _RESOURCES = Resources(num_cpus=1)
@@ -139,7 +143,33 @@ def stage_name(cfg: PreprocessConfig) -> str:
 
 def run_stage(cfg: PreprocessConfig, run: RunDir, stage: StageDir) -> dict[str, object]:
     """Makes the missing parts of the shard set."""
-    return preprocess(resolve(cfg, run), stage.uri, partial(connect, _RESOURCES))
+    with _ended_by_sigterm():
+        return preprocess(resolve(cfg, run), stage.uri, partial(connect, _RESOURCES))
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Ends the process in order at SIGTERM: the folder is given back, temporary files are deleted.
+
+    Ray does so itself.
+    """
+    if is_ray_wanted():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def can_be_alone(cfg: PreprocessConfig) -> bool:
+    """Returns whether the job can do without Ray.
+
+    Threads wait for a download, which Ctrl-C does not end, so only local files are read by them.
+    """
+    sources = filter(None, (cfg.source, cfg.val_source))
+    return not (cfg.tasks.node_labels or may_download(cfg) or any(map(storage.is_remote, sources)))
 
 
 JOB = Job(
@@ -148,7 +178,7 @@ JOB = Job(
     stage=stage_name,
     inputs=inputs,
     resources=lambda _: _RESOURCES,
-    can_be_alone=lambda cfg: not cfg.tasks.node_labels,
+    can_be_alone=can_be_alone,
     plan=plan,
     run=run_stage,
     tell=findings.preprocess,

@@ -29,7 +29,7 @@ class TasksConfig:
     """A task takes videos until it has this many bytes or ``videos_per_task`` videos. An
     interruption loses at most this much work per core."""
     memory_bytes: int = 512 * 2**20
-    """Logical memory that Ray reserves for each task."""
+    """Memory of each task. Ray reserves it; without Ray it bounds the number of tasks at a time."""
     node_labels: tuple[str, ...] = ()
     """``["role=decode"]`` runs tasks only on nodes that were started with this label."""
 

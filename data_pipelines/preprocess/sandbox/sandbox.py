@@ -37,8 +37,8 @@ _GRACE_S = 20.0
 _MAX_OPENING_S = 2 * 3600.0
 _MAX_START_S = 120.0
 _NO_START = (
-    "The process that decodes does not start on {host} ({cause}). Its output is in the worker's "
-    "log; `lafp doctor` starts one on each node and says what is missing."
+    "The process that decodes does not start on {host} ({cause}). Its output is above, or in the "
+    "log of Ray's worker; `lafp doctor` starts one on each node and says what is missing."
 )
 _ENDED = "the job ended"
 _DYING_S = 10.0
@@ -241,6 +241,9 @@ class Sandbox:
             ],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            # Away from the user's terminal: it could type there, and Ctrl-C would reach it first.
+            start_new_session=True,
             # One thread, as Ray's workers have it: there is a process for every core.
             env=confined_environment(self._folder.name) | {"OMP_NUM_THREADS": "1"},
         )

@@ -182,26 +182,32 @@ def test_nor_do_kills_of_a_job_without_ray(tmp_path, source, expected):
     assert result(tmp_path / "runs") == expected
 
 
-def test_ctrl_c_ends_a_job_without_ray_at_once_and_leaves_no_process(tmp_path):
-    source, log = tmp_path / "source", tmp_path / "log"
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 1)])
+def test_a_signal_ends_a_job_without_ray_at_once_and_leaves_nothing(tmp_path, number, status):
+    source, log, scratch = tmp_path / "source", tmp_path / "log", tmp_path / "tmp"
     source.mkdir()
+    scratch.mkdir()
     # Long enough that a task is in the middle of a video whenever it is interrupted.
     write_video(source / "long.mp4", moving_square(6_000, 160, 240))
-    process = start(source, tmp_path / "runs", log)
+    process = start(source, tmp_path / "runs", log, TMPDIR=str(scratch))
     while not (busy := [p for p in family(process) if is_kind(p, "sandbox")]) or (
         busy[0].cpu_times().user < 1.0
     ):
         assert process.poll() is None, log.read_text()[-3000:]
         time.sleep(0.05)
     members, begin_s = family(process), time.monotonic()
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130, log.read_text()[-3000:]
-    assert time.monotonic() - begin_s < 10.0
+    os.killpg(process.pid, number)  # as a terminal does
+    assert process.wait(60) == status, log.read_text()[-3000:]
+    assert time.monotonic() - begin_s < 20.0
     _, alive = psutil.wait_procs(members, 10.0)
     assert not alive
-    assert "Interrupted. Run the same command again to resume." in log.read_text()
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert ("Interrupted. Run the same command again to resume." in text) == (status == 130)
+    folder = tmp_path / "runs/run/shards/videos"
+    assert not list(scratch.iterdir()) and not list(folder.glob(".lease*"))
     # What was interrupted is no reject of the video.
-    assert not list((tmp_path / "runs/run/shards/videos/work").glob("*/part-*"))
+    assert not list((folder / "work").glob("*/part-*"))
 
 
 @pytest.mark.slow

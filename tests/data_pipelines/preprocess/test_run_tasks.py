@@ -1,4 +1,4 @@
-"""The tasks of `preprocess` in threads of this process, where no Ray runs."""
+"""The tasks of `preprocess`: on Ray, or in threads as in `python -m ray_jobs.preprocess` alone."""
 
 import os
 import subprocess
@@ -17,6 +17,7 @@ from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.run_tasks import num_at_a_time, run_tasks
 from tests.synthetic_video import moving_square, write_video
 
+ROOT = Path(__file__).parents[3]
 CFG = TasksConfig()
 
 
@@ -24,7 +25,7 @@ CFG = TasksConfig()
 def four_cores_without_ray(monkeypatch):
     """Other tests of this process may have a Ray."""
     monkeypatch.delitem(sys.modules, "ray", raising=False)
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
 
 
 def test_all_calls_run_at_most_as_many_at_a_time_as_fit():
@@ -133,6 +134,8 @@ def made(folder: Path, ray_address: str, size: str) -> tuple[str, dict[str, byte
         [sys.executable, "-c", PROGRAM, "--storage", str(runs), *arguments],
         capture_output=True,
         text=True,
+        timeout=600,
+        cwd=ROOT,
         env=os.environ | {"RAY_ADDRESS": ray_address},
     )
     assert result.returncode == 0, result.stderr
