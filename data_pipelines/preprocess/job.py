@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from data_pipelines.on_ray.joined import is_on_ray
 from data_pipelines.preprocess.clip.masks import MasksConfig
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.file_counts import FileCounts
@@ -28,7 +29,7 @@ from data_pipelines.preprocess.part_blocks import BLOCK_BYTES, BlockReader, divi
 from data_pipelines.preprocess.parts import check_rejects, make_parts, read_made_parts
 from data_pipelines.preprocess.plan import SELECTIONS, Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
-from data_pipelines.preprocess.run_tasks import is_on_ray, run_tasks
+from data_pipelines.preprocess.run_tasks import run_tasks
 from data_pipelines.preprocess.secret_uris import SecretUris
 from data_pipelines.preprocess.select.blocks import Block, clip_rows
 from data_pipelines.preprocess.select.finished_sets import FinishedSets, telling_damage

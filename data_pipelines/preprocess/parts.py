@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from data_pipelines.on_ray.cluster_gate import ClusterGate
+from data_pipelines.on_ray.joined import is_on_ray
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.label_kinds import LabelKinds
 from data_pipelines.preprocess.parts_progress import PartsProgress
 from data_pipelines.preprocess.plan import SELECTIONS, Plan, Task, chunk_folder
 from data_pipelines.preprocess.rejects import EXPIRED, RejectCounts
 from data_pipelines.preprocess.rows import ItemRows, VideoItem, VideoRow
-from data_pipelines.preprocess.run_tasks import is_on_ray, run_tasks
+from data_pipelines.preprocess.run_tasks import run_tasks
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
 from data_pipelines.preprocess.select.blocks import Block
 from data_pipelines.preprocess.shards import (

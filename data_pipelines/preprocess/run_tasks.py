@@ -5,13 +5,13 @@ enough, because the decoding itself is done by a process of its own (``sandbox``
 """
 
 import os
-import sys
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from data_pipelines.on_ray.joined import is_on_ray
 from data_pipelines.preprocess.config import TasksConfig
 
 Key = TypeVar("Key")
@@ -20,12 +20,6 @@ Result = TypeVar("Result")
 _SHARE_OF_MEMORY = 0.7
 _STOP_EVERY_S = 0.1
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-
-
-def is_on_ray() -> bool:
-    """Returns whether this process has joined a Ray."""
-    ray = sys.modules.get("ray")
-    return ray is not None and ray.is_initialized()
 
 
 def run_tasks(

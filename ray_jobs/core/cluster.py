@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from data_pipelines.on_ray.joined import is_on_ray
 from lafp.config import ConfigError
 from lafp.storage.temporary import delete_abandoned
 
@@ -135,9 +136,7 @@ def is_ray_wanted() -> bool:
 
     ``RAY_ADDRESS=local`` asks for a Ray of this machine, also of jobs that can do without.
     """
-    ray = sys.modules.get("ray")
-    is_asked = bool(os.environ.get("RAY_ADDRESS", "").strip())
-    return is_asked or (ray is not None and ray.is_initialized())
+    return bool(os.environ.get("RAY_ADDRESS", "").strip()) or is_on_ray()
 
 
 def is_own_ray() -> bool:
@@ -185,8 +184,10 @@ def ray_job() -> str | None:
     submitted = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     if submitted and (name := json.loads(submitted).get("metadata", {}).get("job_submission_id")):
         return str(name)
-    if (ray := sys.modules.get("ray")) is None or not ray.is_initialized():
+    if not is_on_ray():
         return None
+    import ray
+
     return str(ray.get_runtime_context().get_job_id())
 
 

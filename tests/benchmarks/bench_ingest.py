@@ -22,12 +22,9 @@ takes what the GPU would: ``data_wait_share`` while decoding needs ``BUSY_CORES`
 
 import argparse
 import json
-import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -48,6 +45,7 @@ from tests.benchmarks.ingest_contenders import (
     start_ray,
     windows_of,
 )
+from tests.benchmarks.own_process import in_own_process
 from tests.synthetic_shards import write_shard_set
 
 NUM_WARMUP_BATCHES = 8
@@ -96,12 +94,6 @@ def _device_step(batch: MicroBatch, setting: Setting, step_s: float) -> None:
     until = time.perf_counter() + step_s
     windows_of(batch, setting)
     time.sleep(max(0.0, until - time.perf_counter()))
-
-
-def in_own_process(function: Callable, *args: Any) -> Any:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *args).result()
 
 
 def measure(setting: Setting, num_clips: int, num_rounds: int) -> dict[str, list[float]]:

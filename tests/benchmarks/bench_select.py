@@ -14,15 +14,12 @@ are those of all processes, Ray's own too. `ratio`: CPU per clip, against that o
 
 import argparse
 import json
-import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -40,6 +37,7 @@ from data_pipelines.preprocess.select.signatures import write_signatures
 from lafp.data.shards.format import ClipRecord
 from lafp.storage import strict_json
 from tests.benchmarks.bench_duplicates import Watch, num_bytes, signatures
+from tests.benchmarks.own_process import in_own_process
 from tests.data_pipelines.preprocess.test_scale import write_known_set
 
 SIZES = (20_000, 100_000)
@@ -111,12 +109,6 @@ def make_parts(num_clips: int, folder: Path, cfg: PreprocessConfig):
                         copies[clip.record.clip_id] = ids[original]
                 write_signatures(str(folder / "work"), f"{task.part}.tar", of_part)
     return plan, copies
-
-
-def in_own_process(function: Callable[..., Any], *args: object) -> Any:
-    """Calls a function in a new process."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
 
 
 @contextmanager
