@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lafp.config.ranges import check_at_least
 from lafp.data.randomness import keyed_normal, keyed_uniform
 from lafp.envs.base import StepResult
 from lafp.types import ActionSpec
@@ -32,9 +33,9 @@ WHITE, ORANGE, RED, GREEN = (255, 255, 255), (255, 140, 0), (200, 50, 50), (40, 
 STRIPE_X = 0.95
 BACKGROUND = 40
 
-# With more noise or jitter, a policy that averages over demonstrations succeeds too, and the task
-# would no longer tell methods apart.
-EXPERT_NOISE, EXPERT_JITTER, SIDE_OFFSET = 0.09, 0.01, 0.17
+# With more jitter, a policy that averages over demonstrations succeeds too, and the task would no
+# longer tell methods apart.
+EXPERT_JITTER, SIDE_OFFSET = 0.01, 0.17
 
 NUM_DISTRACTORS, DISTRACTOR_RADIUS = 3, 0.05
 DISTRACTOR_SPEED, DISTRACTOR_NOISE = 0.03, 0.01
@@ -52,6 +53,13 @@ class SlalomConfig:
     name: str = "slalom"
     distractors: bool = False
     """Draw moving discs of random colour, and a moving pattern as background."""
+    expert_noise: float = 0.09
+    """Standard deviation of the noise in the expert's actions, in [0, inf). With more than the
+    default, a policy that averages over demonstrations fails less, and the task tells methods less
+    apart."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "expert_noise")
 
 
 class Slalom:
@@ -68,6 +76,7 @@ class Slalom:
 
     def __init__(self, cfg: SlalomConfig) -> None:
         self.has_distractors = cfg.distractors
+        self._expert_noise = cfg.expert_noise
 
     def reset(self, seeds: np.ndarray) -> np.ndarray:
         """See ``VectorEnv``."""
@@ -120,7 +129,7 @@ class Slalom:
         noise_N2 = keyed_normal(
             self._seed_N1, _ACTION_NOISE, self._num_steps_N[:, None], np.arange(2)
         )
-        action_N2 = self._expert_mean() + EXPERT_NOISE * noise_N2
+        action_N2 = self._expert_mean() + self._expert_noise * noise_N2
         return _clip_norm(action_N2).astype(np.float32)
 
     def expert_noise(self) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lafp.data.labels import labeled_episodes
+from lafp.data.labels import labeled_episodes, unseen_clips
 from lafp.data.randomness import derive_seed
 from lafp.data.shards.format import Split
 
@@ -30,7 +30,8 @@ def probe_clips(labeled_shards: str, supervised: frozenset[str] = frozenset()) -
 
     Labels that supervised z are left out: z has memorized their actions, so a probe fitted on them
     would learn less than one fitted on others. If the rest has too few episodes, the probe is
-    fitted on every second held-out episode, and measured on the others.
+    fitted on every second held-out episode, and measured on the others. Episodes that look
+    different from those of training (``UNSEEN``) are always held out.
 
     Args:
         labeled_shards: URI of the labeled set.
@@ -40,7 +41,9 @@ def probe_clips(labeled_shards: str, supervised: frozenset[str] = frozenset()) -
     fit = {clip: episode for clip, episode in train.items() if clip not in supervised}
     if not supervised or len(set(fit.values())) >= MIN_FIT_EPISODES:
         return ProbeClips(fit=fit, fit_split="train", held_out=held_out)
-    ranked = sorted(set(held_out.values()), key=lambda e: (derive_seed(0, "probe", e), e))
+    unseen = unseen_clips(labeled_shards)
+    seen = {episode for clip, episode in held_out.items() if clip not in unseen}
+    ranked = sorted(seen, key=lambda e: (derive_seed(0, "probe", e), e))
     chosen = set(ranked[::2])
     return ProbeClips(
         fit={clip: episode for clip, episode in held_out.items() if episode in chosen},

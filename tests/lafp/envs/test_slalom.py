@@ -194,3 +194,20 @@ def test_the_demonstrators_noise_is_what_it_adds_to_its_way():
     assert 0.06 < noise.std() < 0.1  # 0.09, less where actions are clipped
     np.testing.assert_allclose(np.linalg.norm(without, axis=1).max(), 1, atol=1e-5)
     np.testing.assert_array_equal(noise, env.expert_noise())
+
+
+def test_the_noise_of_the_expert_is_that_of_the_config():
+    noises = {}
+    for std in (0.0, 0.09, 0.2):
+        env = Slalom(SlalomConfig(expert_noise=std))
+        env.reset(np.arange(2000))
+        noises[std] = env.expert_noise()
+    assert not noises[0.0].any()
+    # Actions longer than 1 are shortened, so only what is across the way keeps its noise.
+    assert noises[0.2][:, 1].std() == pytest.approx(0.2, rel=0.1)
+    assert noises[0.09][:, 1].std() == pytest.approx(0.09, rel=0.1)
+
+
+def test_negative_noise_is_refused():
+    with pytest.raises(ValueError, match="expert_noise must not be negative"):
+        SlalomConfig(expert_noise=-0.1)

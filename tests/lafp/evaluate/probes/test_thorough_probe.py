@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lafp.config import config_from_dict
-from lafp.data.labels import UNSEEN, labeled_subset
+from lafp.data.labels import UNSEEN, labeled_subset, unseen_clips
 from lafp.evaluate.probes.lam_probe import LamProbe, transitions_of_probe
 from lafp.evaluate.probes.probe_clips import probe_clips
 from lafp.evaluate.probes.thorough_probe import AT, Probed, probe_thoroughly
@@ -51,10 +51,12 @@ def test_labels_that_supervised_are_left_out_of_the_fit(labeled):
     assert probe_clips(labeled).num_episodes == (20, 8)
 
 
-def test_where_all_labels_supervised_the_probe_is_fitted_on_half_of_the_held_out_episodes(labeled):
+def test_where_all_labels_supervised_the_probe_is_fitted_on_half_of_the_seen_episodes(labeled):
     clips = probe_clips(labeled, labeled_subset(labeled, "train", 1.0, 0))
-    assert clips.num_episodes == (4, 4) and clips.fit_split == "val"
+    # Of the 4 held-out episodes that look as those of training do; the other 4 stay held out.
+    assert clips.num_episodes == (2, 6) and clips.fit_split == "val"
     assert not set(clips.fit.values()) & set(clips.held_out.values())
+    assert unseen_clips(labeled) <= clips.held_out.keys()
 
 
 def test_too_few_episodes_beside_those_that_supervised_are_said_to_be_so(tmp_path):
