@@ -218,23 +218,37 @@ def iter_rows(
         wanted: Expression, over any columns, that is true for the rows to read; None reads all.
         batch_rows: Rows that are read together.
     """
+    if wanted is None:  # spares the imports of pyarrow.dataset and pandas
+        for table in iter_tables(uri, columns, batch_rows):
+            with _whole(uri):
+                yield from table.to_pylist()
+        return
+    import pyarrow.dataset as ds
+
+    names = None if columns is None else list(columns)
     with storage.local_file(uri) as path, _whole(uri):
-        if wanted is None:  # spares the imports of pyarrow.dataset and pandas
-            import pyarrow.parquet as pq
-
-            with pq.ParquetFile(path, pre_buffer=False) as table:
-                for batch in table.iter_batches(batch_rows, columns=_existing(columns, table, uri)):
-                    yield from batch.to_pylist()
-            return
-        import pyarrow.dataset as ds
-
-        names = None if columns is None else list(columns)
         # Without a limit the scanner would read far ahead of whoever needs the first rows only.
         scanner = ds.dataset(path, format="parquet").scanner(
             names, filter=wanted, batch_size=batch_rows, batch_readahead=1
         )
         for batch in scanner.to_batches():
             yield from batch.to_pylist()
+
+
+def iter_tables(
+    uri: str, columns: Collection[str] | None = None, batch_rows: int = _ROWS_PER_BATCH
+) -> "Iterator[pa.Table]":
+    """Yields a table in order, a few rows at a time. The arguments are those of ``iter_rows``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with (
+        storage.local_file(uri) as path,
+        _whole(uri),
+        pq.ParquetFile(path, pre_buffer=False) as table,
+    ):
+        for batch in table.iter_batches(batch_rows, columns=_existing(columns, table, uri)):
+            yield pa.Table.from_batches([batch])
 
 
 def _existing(

@@ -3,11 +3,14 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from data_pipelines.on_ray.tasks import stream_tasks
+from data_pipelines.preprocess.select.steps import BUCKET, OnRay, group_number
 from lafp.config.node_labels import label_selector
 from lafp.runs.run_dir import StageDir
 from lafp.train.config import IngestConfig, TrainConfig
@@ -29,6 +32,10 @@ def labeled_nodes():
     cluster.shutdown()
 
 
+MANY_BLOCKS = 101
+"""Another of Ray's shuffles brings the rows of so many together."""
+
+
 def where(_):
     return ray.get_runtime_context().get_node_id()
 
@@ -39,6 +46,48 @@ def test_tasks_run_only_where_they_may(labeled_nodes, role):
     calls = [(n, (n,)) for n in range(6)]
     nodes = {node for _, node in stream_tasks(where, calls, node_labels=(f"role={role}",))}
     assert nodes == {labeled_nodes[role]}
+
+
+class WhereOnRay(OnRay):
+    """Writes down on which node each function of a step was called."""
+
+    def __init__(self, num_blocks: int, node_labels: tuple[str, ...], log: Path) -> None:
+        super().__init__(num_blocks, node_labels)
+        self.log = log
+
+    def tables(self, numbers, function):
+        return super().tables(numbers, noted(function, self.log))
+
+    def grouped(self, rows, num_buckets, function):
+        return super().grouped(rows, num_buckets, noted(function, self.log))
+
+
+def noted(function, log: Path):
+    def called(table):
+        with log.open("a") as file:
+            file.write(f"{where(table)}\n")
+        return function(table)
+
+    return called
+
+
+def eight_groups(block: pa.Table) -> pa.Table:
+    return pa.table({BUCKET: np.arange(8), "block": np.repeat(group_number(block), 8)})
+
+
+def number_of(group: pa.Table) -> pa.Table:
+    assert sorted(group["block"].to_pylist()) == list(range(12))
+    return pa.table({"number": [group_number(group)]})
+
+
+@pytest.mark.parametrize(
+    ("role", "num_blocks"), [("train", 12), ("decode", 12), ("decode", MANY_BLOCKS)]
+)
+def test_a_selection_runs_only_where_it_may(labeled_nodes, tmp_path, role, num_blocks):
+    runner = WhereOnRay(num_blocks, (f"role={role}",), tmp_path / "nodes")
+    rows = runner.grouped(runner.tables(range(12), eight_groups), num_blocks, number_of)
+    assert runner.run(rows) == list(range(8))
+    assert set(runner.log.read_text().split()) == {labeled_nodes[role]}
 
 
 @pytest.mark.parametrize("text", ["role", "role=", "=decode", "role=a,b"])

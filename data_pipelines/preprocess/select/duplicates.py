@@ -3,7 +3,8 @@
 Each step is a function from tables to tables. It gives the same rows whether it sees all clips at
 once or, called once per partition, a share of them: ``candidates`` needs all rows of a key,
 ``ranked`` all rows of a clip, and ``verified`` the signatures of both clips of its pairs. Every
-function sorts what it returns, so that nothing depends on the order in which rows arrive.
+function sorts what it returns, so that nothing depends on the order in which rows arrive. All clips
+of one look are paired with the same few of them, so signatures are never copied beside pairs.
 
 Clips are numbered in the order of the listing. A clip is dropped if it repeats an earlier clip that
 is kept. So the earliest clip of a cluster is always kept. It may itself be a copy of a later one,
@@ -13,8 +14,10 @@ Clips of finished sets (``select.finished_sets``) have negative numbers: they co
 compared with each other, and are never dropped.
 """
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -40,8 +43,8 @@ MAX_COMPARED = 16
 """Number of clips that one clip is compared with, those that share the most keys first."""
 # A signature has about 2.7 kB, and 8 kB more once it was compared.
 _CACHED_SIGNATURES = 2048
-# Pairs whose second signature is copied beside them at a time: 6 MB.
-_PAIRS_PER_BATCH = 2_048
+# Pairs that are counted at a time. A look that comes often has 16 for each of its clips.
+_PAIRS_PER_BATCH = 2**20
 
 
 NO_MATCHES = pa.schema(
@@ -73,14 +76,15 @@ def keys_of(signatures: pa.Table) -> pa.Table:
     )
 
 
-def candidates(keys: pa.Table) -> pa.Table:
+def candidates(keys: pa.Table) -> Iterator[pa.Table]:
     """Pairs every clip with the first clips that have one of its keys.
 
     Args:
         keys: All rows of ``keys_of`` with certain keys.
 
-    Returns:
-        ``clip``, an earlier clip ``other``, and how many of these keys they ``share``.
+    Yields:
+        ``clip``, an earlier clip ``other``, and how many of these keys they ``share``. Two clips
+        that share many keys may come several times.
     """
     key, clip = _numbers(keys, "key"), _numbers(keys, "clip")
     order = np.lexsort((clip, key))
@@ -91,12 +95,16 @@ def candidates(keys: pa.Table) -> pa.Table:
     start = _group_starts(key)
     num_earlier = np.minimum(np.arange(len(key)) - start, MAX_PER_KEY)
     num_earlier[clip < 0] = 0
-    later = np.repeat(clip, num_earlier)
-    first = np.cumsum(num_earlier) - num_earlier
-    earlier = np.repeat(start - first, num_earlier) + np.arange(len(later))
-    counted = _counted(later, clip[earlier], np.ones(len(later), np.int64))
-    # There are many such rows, and most count one key.
-    return counted.set_column(2, "share", counted["share"].cast(pa.uint8()))
+    batch = np.cumsum(num_earlier) // _PAIRS_PER_BATCH
+    bounds = [*np.flatnonzero(np.diff(batch, prepend=-1)), len(clip)] if len(clip) else [0, 0]
+    for begin, end in pairwise(bounds):
+        num = num_earlier[begin:end]
+        later = np.repeat(clip[begin:end], num)
+        first = np.cumsum(num) - num
+        earlier = np.repeat(start[begin:end] - first, num) + np.arange(len(later))
+        counted = _counted(later, clip[earlier], np.ones(len(later), np.int64))
+        # There are many such rows, and most count one key.
+        yield counted.set_column(2, "share", counted["share"].cast(pa.uint8()))
 
 
 def ranked(counts: pa.Table) -> pa.Table:
@@ -116,49 +124,48 @@ def ranked(counts: pa.Table) -> pa.Table:
     return _sorted_pairs(clip[is_compared], other[is_compared])
 
 
-def with_other(pairs: pa.Table, signatures: pa.Table) -> pa.Table:
-    """Adds ``other_video`` and ``other_signature`` to pairs whose ``other`` is in a table.
+def others_of(pairs: pa.Table) -> np.ndarray:
+    """Returns the numbers of the clips whose signatures are needed beside those of ``clip``."""
+    return np.unique(_numbers(pairs, "other"))
+
+
+def taken(signatures: pa.Table, clips: np.ndarray) -> pa.Table:
+    """Returns the rows of certain clips.
 
     Args:
-        pairs: ``clip`` and ``other``.
         signatures: ``clip``, sorted, ``video`` and ``signature``.
+        clips: Numbers of clips in it.
     """
-    found = signatures.take(_places(signatures, _numbers(pairs, "other")))
-    return pa.table(
-        {
-            "clip": pairs["clip"],
-            "other": pairs["other"],
-            "other_video": found["video"],
-            "other_signature": found["signature"],
-        }
-    )
+    return signatures.take(_places(signatures, clips))
 
 
-def verified(pairs: pa.Table, signatures: pa.Table) -> pa.Table:
+def verified(pairs: pa.Table, signatures: pa.Table, others: pa.Table) -> pa.Table:
     """Returns the pairs whose ``clip`` is a copy of ``other``, with the ``video`` of both.
 
     Args:
-        pairs: Rows of ``with_other``.
-        signatures: Signatures of every ``clip``, with the columns that ``with_other`` needs.
+        pairs: Rows of ``ranked`` or ``unlike_the_first``.
+        signatures: ``clip``, sorted, ``video`` and ``signature`` of every ``clip``.
+        others: The same columns, sorted too, of every ``other``.
     """
     pairs = pairs.sort_by([("clip", "ascending"), ("other", "ascending")])
-    clips, places = _numbers(pairs, "clip"), _places(signatures, _numbers(pairs, "clip"))
-    others, videos = _numbers(pairs, "other"), _numbers(signatures, "video")[places]
-    other_videos = _numbers(pairs, "other_video")
-    columns = _whole(signatures, "signature"), _whole(pairs, "other_signature")
+    clips, earlier = _numbers(pairs, "clip"), _numbers(pairs, "other")
+    rows, other_rows = _places(signatures, clips), _places(others, earlier)
+    videos = _numbers(signatures, "video")[rows]
+    other_videos = _numbers(others, "video")[other_rows]
+    looks, other_looks = _whole(signatures, "signature"), _whole(others, "signature")
     cache = _Signatures()
     is_copy = np.zeros(len(pairs), bool)
-    for row in range(len(pairs)):
-        one_video = videos[row] == other_videos[row]
-        is_copy[row] = is_duplicate(
-            cache.of(clips[row], columns[0], places[row]),
-            cache.of(others[row], columns[1], row),
+    for pair in range(len(pairs)):
+        one_video = videos[pair] == other_videos[pair]
+        is_copy[pair] = is_duplicate(
+            cache.of(clips[pair], looks, rows[pair]),
+            cache.of(earlier[pair], other_looks, other_rows[pair]),
             MIN_COVERED_IN_VIDEO if one_video else MIN_COVERED,
         )
     return pa.table(
         {
             "clip": clips[is_copy],
-            "other": others[is_copy],
+            "other": earlier[is_copy],
             "video": videos[is_copy],
             "other_video": other_videos[is_copy],
         }
@@ -184,19 +191,22 @@ def originals(matches: pa.Table) -> pa.Table:
     Args:
         matches: All rows of ``verified``, or all of some clusters.
     """
-    clips, others = _numbers(matches, "clip"), _numbers(matches, "other")
-    order = np.lexsort((others, clips))
-    original: dict[int, int] = {}
-    for clip, other in zip(clips[order].tolist(), others[order].tolist(), strict=True):
-        # A clip that repeats only dropped clips is kept: it may show what their originals do not.
-        if clip not in original and other not in original:
-            original[clip] = other
-    return pa.table(
-        {
-            "clip": pa.array(original.keys(), pa.int64()),
-            "original": pa.array(original.values(), pa.int64()),
-        }
-    )
+    matches = matches.sort_by([("clip", "ascending"), ("other", "ascending")])
+    edges = np.concatenate([_numbers(matches, "clip"), _numbers(matches, "other")])
+    numbers, places = np.unique(edges, return_inverse=True)
+    # An array of machine words: a dict of all copies of a large source would have gigabytes.
+    kept = array("q", [-1]) * len(numbers)
+    for start in range(0, len(matches), _PAIRS_PER_BATCH):
+        end = min(start + _PAIRS_PER_BATCH, len(matches))
+        clips, others = places[start:end], places[len(matches) + start : len(matches) + end]
+        for clip, other in zip(clips.tolist(), others.tolist(), strict=True):
+            # A clip that repeats only dropped clips is kept: it may show what their originals do
+            # not.
+            if kept[clip] < 0 and kept[other] < 0:
+                kept[clip] = other
+    original = np.asarray(kept)
+    is_dropped = original >= 0
+    return pa.table({"clip": numbers[is_dropped], "original": numbers[original[is_dropped]]})
 
 
 def links(matches: pa.Table) -> pa.Table:
@@ -218,21 +228,10 @@ def find_in_memory(signatures: pa.Table) -> pa.Table:
     Args:
         signatures: ``clip``, sorted, ``video`` and ``signature``.
     """
-    pairs = ranked(candidates(keys_of(signatures)))
-    matches = _verified_in_memory(pairs, signatures)
-    more = _verified_in_memory(unlike_the_first(matches), signatures)
+    pairs = ranked(pa.concat_tables(candidates(keys_of(signatures))))
+    matches = verified(pairs, signatures, signatures)
+    more = verified(unlike_the_first(matches), signatures, signatures)
     return pa.concat_tables([matches, more])
-
-
-def _verified_in_memory(pairs: pa.Table, signatures: pa.Table) -> pa.Table:
-    return pa.concat_tables(
-        verified(with_other(batch, signatures), signatures) for batch in _batches(pairs)
-    )
-
-
-def _batches(pairs: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, max(len(pairs), 1), _PAIRS_PER_BATCH):
-        yield pairs.slice(start, _PAIRS_PER_BATCH)
 
 
 def earliest_of_components(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

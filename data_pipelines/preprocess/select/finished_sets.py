@@ -8,9 +8,7 @@ clips, drops those of the source.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,14 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_pipelines.preprocess.clip.measure.signature import GRID, NUM_KEYS
-from data_pipelines.preprocess.select.steps import first_number
+from data_pipelines.preprocess.select.steps import column, first_number
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.shards.format import signatures_name
 from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
 from lafp.storage.map_ahead import map_ahead
 from lafp.storage.strict_json import DamagedError
-from lafp.storage.tables import iter_rows, read_table
+from lafp.storage.tables import iter_tables, read_table
 
 BLOCK_CLIPS = 2_048
 """Number of clips whose signatures and candidates are in the memory of a task."""
@@ -41,6 +39,14 @@ RANGES = pa.schema(
     }
 )
 """Columns of tables that name ranges of clips. Each row is a range within one shard."""
+_SHARDS = pa.schema(
+    {
+        "shard_set": pa.dictionary(pa.int32(), pa.string()),
+        "shard": pa.string(),
+        "split": pa.string(),
+        "num_clips": pa.int64(),
+    }
+)
 KNOWN = pa.schema(
     {
         "clip": pa.int64(),
@@ -49,17 +55,6 @@ KNOWN = pa.schema(
     }
 )
 """Columns of ``described``."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnownVideo:
-    """Names one video that gave clips to a finished set."""
-
-    video_id: str
-    video_uri: str
-    episode_id: str
-    split: str
-    shard_set: str
 
 
 class FinishedSets:
@@ -75,10 +70,11 @@ class FinishedSets:
 
     def __init__(self, uris: Sequence[str] = (), block_clips: int = BLOCK_CLIPS) -> None:
         self.uris = tuple(uris)
-        self._rows = [row | {"shard_set": uri} for uri in uris for row in _manifest(uri)]
-        self._ends = np.cumsum([row["num_clips"] for row in self._rows], dtype=np.int64)
+        # In tables, because the rows of a million shards are half a gigabyte as Python objects.
+        self._shards = pa.concat_tables([_SHARDS.empty_table(), *map(_manifest, uris)])
+        self._ends = np.cumsum(column(self._shards, "num_clips"), dtype=np.int64)
         self._block_clips = block_clips
-        self.num_clips = int(self._ends[-1]) if self._rows else 0
+        self.num_clips = int(self._ends[-1]) if len(self._ends) else 0
         self.num_blocks = -(-self.num_clips // block_clips)
 
     @property
@@ -104,8 +100,8 @@ class FinishedSets:
         """
         end, found = min(begin + self._block_clips, self.num_clips), []
         first, last = np.searchsorted(self._ends, [begin, end - 1], side="right")
-        for number in range(first, last + 1):
-            row = self._rows[number]
+        rows = self._shards.slice(first, last + 1 - first).to_pylist()
+        for number, row in enumerate(rows, start=first):
             start = int(self._ends[number]) - row["num_clips"]
             low, high = max(begin, start), min(end, int(self._ends[number]))
             if high > low:
@@ -113,12 +109,11 @@ class FinishedSets:
                 found.append(row | place)
         return pa.Table.from_pylist(found, RANGES)
 
-    def videos(self, number: int) -> Iterator[KnownVideo]:
-        """Yields the videos of one of the sets. One with clips in several places may come twice."""
-        names = ("video_id", "video_uri", "episode_id", "split")
-        uri = self.uris[number]
-        for row, _ in groupby(iter_rows(storage.join(uri, "clips.parquet"), names)):
-            yield KnownVideo(shard_set=uri, **row)
+
+def known_videos(uri: str) -> Iterator[pa.Table]:
+    """Yields the videos that gave clips to a finished set: one row for each of their clips."""
+    names = ("video_id", "video_uri", "episode_id", "split")
+    return iter_tables(storage.join(uri, "clips.parquet"), names)
 
 
 @contextmanager
@@ -130,7 +125,7 @@ def telling_damage() -> Iterator[None]:
         raise ConfigError(f"filters.against: {error}. Copy the shard set again.") from None
 
 
-def _manifest(uri: str) -> list[dict[str, Any]]:
+def _manifest(uri: str) -> pa.Table:
     try:
         has_signatures = open_shard_set(uri).has_signatures
         rows = read_manifest(uri, ("shard", "split", "num_clips"))
@@ -141,13 +136,15 @@ def _manifest(uri: str) -> list[dict[str, Any]]:
             f"filters.against: {uri} has no signatures of its clips, so nothing can be compared "
             "with them. Make it again with filters.drop_duplicates=true, or leave it out."
         )
-    found = {info.uri.rpartition("/")[2] for info in storage.list_files(uri)}
-    for row in rows:
-        if (name := signatures_name(row["shard"])) not in found:
-            raise ConfigError(
-                f"filters.against: {storage.join(uri, name)} is missing. Copy the shard set again."
-            )
-    return rows
+    wanted = pa.array((signatures_name(row["shard"]) for row in rows), pa.string())
+    files = (info.uri.rpartition("/")[2] for info in storage.list_files(uri))
+    missing = wanted.filter(pc.invert(pc.is_in(wanted, pa.array(files, pa.string()))))
+    if len(missing):
+        name = storage.join(uri, missing[0].as_py())
+        raise ConfigError(f"filters.against: {name} is missing. Copy the shard set again.")
+    shards = pa.Table.from_pylist(rows, pa.schema(list(_SHARDS)[1:]))
+    of_set = pa.array([uri] * len(rows), pa.string()).dictionary_encode()
+    return shards.add_column(0, _SHARDS.field(0), of_set)
 
 
 def known_signatures(ranges: pa.Table) -> pa.Table:
@@ -170,12 +167,12 @@ def known_signatures(ranges: pa.Table) -> pa.Table:
 
 
 def _signatures(row: Mapping[str, Any]) -> pa.Array:
-    column = _columns(row, ["signature"])["signature"].cast(pa.large_binary()).combine_chunks()
+    found = _columns(row, ["signature"])["signature"].cast(pa.large_binary()).combine_chunks()
     # Signatures are bytes that came from elsewhere, and are cut by these sizes.
-    rest = pc.subtract(pc.binary_length(column), 4 * NUM_KEYS).to_numpy(zero_copy_only=False)
+    rest = pc.subtract(pc.binary_length(found), 4 * NUM_KEYS).to_numpy(zero_copy_only=False)
     if not ((rest > 0) & (rest % GRID**2 == 0)).all():
         raise DamagedError(f"{_table_uri(row)} holds something else than signatures")
-    return column
+    return found
 
 
 def described(ranges: pa.Table, clips: np.ndarray) -> pa.Table:
@@ -213,7 +210,7 @@ def _columns(row: Mapping[str, Any], names: list[str]) -> pa.Table:
         table = read_table(uri, names)
     except FileNotFoundError:
         raise DamagedError(f"{uri} is missing") from None
-    if len(table) != row["num_clips"] or any(column.null_count for column in table.columns):
+    if len(table) != row["num_clips"] or any(found.null_count for found in table.columns):
         raise DamagedError(f"{uri} has {len(table)} rows for {row['num_clips']} clips")
     return table.slice(row["row"], row["num_rows"])
 

@@ -1,14 +1,14 @@
 """Finds files with the same content, in the source and in finished sets. The first one is kept."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from data_pipelines.preprocess.select.finished_sets import KnownVideo
 from data_pipelines.preprocess.select.steps import column
 
 IDS = pa.schema(
@@ -37,26 +37,25 @@ def ids_of(videos: pa.Table) -> pa.Table:
     return found.append_column("split", empty).append_column("shard_set", empty).cast(IDS)
 
 
-def known_ids(videos: Iterable[KnownVideo], number: int) -> pa.Table:
-    """Returns the columns of ``IDS`` of the videos of a finished set.
+def known_ids(videos: pa.Table, number: int, shard_set: str) -> pa.Table:
+    """Returns the columns of ``IDS`` of videos of a finished set, each once.
 
     Args:
-        videos: The videos.
+        videos: Rows of ``known_videos``.
         number: Negative number of the set; those that come first in the config are lower.
+        shard_set: The set.
     """
-    rows = [
-        {
-            "video": number,
-            "video_id": video.video_id,
-            "uri": video.video_uri,
-            "episode": video.episode_id,
-            "split": video.split,
-            "shard_set": video.shard_set,
-        }
-        for video in videos
-        if video.video_id
-    ]
-    return pa.Table.from_pylist(rows, IDS)
+    known = videos.group_by(videos.column_names, use_threads=False).aggregate([])
+    known = known.filter(pc.not_equal(known["video_id"], ""))
+    columns = {
+        "video": np.full(len(known), number),
+        "video_id": known["video_id"],
+        "uri": known["video_uri"],
+        "episode": known["episode_id"],
+        "split": known["split"],
+        "shard_set": pa.array([shard_set] * len(known), pa.string()),
+    }
+    return pa.table(columns).cast(IDS)
 
 
 def copies(ids: pa.Table) -> pa.Table:

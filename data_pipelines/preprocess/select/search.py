@@ -4,8 +4,9 @@ Both ways call the functions of ``select.duplicates``, the first with all clips,
 blocks of clips (``select.steps``).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +19,11 @@ from data_pipelines.preprocess.select.duplicates import (
     known_in,
     links,
     originals,
+    others_of,
     ranked,
+    taken,
     unlike_the_first,
     verified,
-    with_other,
 )
 from data_pipelines.preprocess.select.finished_sets import (
     FinishedSets,
@@ -38,8 +40,13 @@ from data_pipelines.preprocess.select.steps import (
     block_of,
     column,
     group_number,
+    runner_for,
     to_block,
+    without_bucket,
 )
+from lafp.storage.map_ahead import map_ahead
+
+_SIGNATURES_PER_BATCH = 2_048  # 6 MB
 
 
 class Search:
@@ -88,8 +95,8 @@ class Search:
         return len(self._blocks) + self._sets.num_blocks
 
     def _store_ranges(self) -> list[int]:
-        for number, ranges in self._sets.blocks():
-            self._tables.write("ranges", number, ranges)
+        for _ in map_ahead(lambda block: self._tables.write("ranges", *block), self._sets.blocks()):
+            pass
         return list(range(-self._sets.num_blocks, 0))
 
     def _in_memory(self) -> dict[str, Callable[[], list[int]]]:
@@ -107,7 +114,8 @@ class Search:
         return {
             "pairs": self._ranked,
             "matches": lambda: self._verified("pairs", "matches"),
-            "open": lambda: self._run([0], self._tasks.open),
+            "found_open": lambda: self._run([0], self._tasks.open),
+            "open": self._open,
             "more": lambda: self._verified("open", "more"),
         }
 
@@ -120,13 +128,21 @@ class Search:
     def _verified(self, source: str, name: str) -> list[int]:
         if not (numbers := self._tables.numbers(source)):
             return []
-        # No task needs the signatures of more than one block: a pair goes to the block of its
-        # ``other``, takes that signature along, and goes on to the block of its ``clip``.
+        # No task needs the signatures of more than one block, and of the clips that it compares
+        # its own with: a block names these once each, and gets their signatures from their blocks.
         run, tasks = self._runner, self._tasks
-        pairs = run.tables(numbers, to_block(partial(tasks.table, source), "other"))
-        both = run.grouped(pairs, self._num_blocks, to_block(tasks.with_other, "clip"))
-        matches = self._tables.stored(tasks.matches, name)
-        return run.run(run.grouped(both, self._num_blocks, matches))
+        wanted = run.tables(numbers, to_block(partial(tasks.wanted, source), "clip"))
+        others = run.grouped(wanted, self._num_blocks, tasks.sent)
+        matches = self._tables.stored(partial(tasks.matches, source), name)
+        return run.run(run.grouped(others, self._num_blocks, matches))
+
+    def _open(self) -> list[int]:
+        if not self._tables.numbers("found_open"):
+            return []
+        runner = runner_for(self._runner, self._tables, "found_open", [0], self._num_blocks)
+        rows = runner.tables([0], to_block(partial(self._tasks.table, "found_open"), "clip"))
+        stored = self._tables.stored(without_bucket, "open")
+        return runner.run(runner.grouped(rows, self._num_blocks, stored))
 
     def _known(self) -> list[int]:
         known = column(self._tables.read("known_clips", 0), "clip")
@@ -141,8 +157,8 @@ class Search:
 
 def _matches(tables: Tables, *steps: str) -> pa.Table:
     """Reads all matches, which are few: 32 bytes each, and most clips have none."""
-    found = [tables.read(step, number) for step in steps for number in tables.numbers(step)]
-    return pa.concat_tables([NO_MATCHES, *found])
+    found = (map_ahead(partial(tables.read, step), tables.numbers(step)) for step in steps)
+    return pa.concat_tables([NO_MATCHES, *chain.from_iterable(found)])
 
 
 class _Tasks:
@@ -169,11 +185,24 @@ class _Tasks:
         buckets = column(keys, "key") % np.uint64(self._num_buckets)
         return keys.append_column(BUCKET, pa.array(buckets, pa.int32()))
 
-    def with_other(self, pairs: pa.Table) -> pa.Table:
-        return with_other(pairs, self.table("signatures", pairs))
+    def wanted(self, source: str, block: pa.Table) -> pa.Table:
+        """Returns the clips that a block's are compared with, and to which block they are sent."""
+        others = others_of(self.table(source, block))
+        to = np.full(len(others), group_number(block), np.int32)
+        return pa.table({"clip": others, "to": to})
 
-    def matches(self, pairs: pa.Table) -> pa.Table:
-        return verified(pairs, self.table("signatures", pairs))
+    def sent(self, wanted: pa.Table) -> Iterator[pa.Table]:
+        """Yields the signatures of one block that others want, with few of them in memory."""
+        signatures = self.table("signatures", wanted)
+        for start in range(0, len(wanted), _SIGNATURES_PER_BATCH):
+            batch = wanted.slice(start, _SIGNATURES_PER_BATCH)
+            found = taken(signatures, column(batch, "clip"))
+            yield found.append_column(BUCKET, batch["to"])
+
+    def matches(self, source: str, others: pa.Table) -> pa.Table:
+        """Compares the clips of a block with those whose signatures were sent to it."""
+        pairs, signatures = self.table(source, others), self.table("signatures", others)
+        return verified(pairs, signatures, others.sort_by("clip"))
 
     def table(self, name: str, group: pa.Table) -> pa.Table:
         """Reads the table of a step that belongs to a group."""
@@ -182,7 +211,7 @@ class _Tasks:
     def open(self, _: pa.Table) -> pa.Table:
         """Finds the pairs that must be compared too, with all matches in memory."""
         pairs = unlike_the_first(_matches(self.tables, "matches"))
-        self.tables.write("open", 0, pairs)
+        self.tables.write("found_open", 0, pairs)
         return pa.table({"number": pa.array([0] if len(pairs) else [], pa.int64())})
 
     def found(self, _: pa.Table) -> pa.Table:

@@ -33,19 +33,19 @@ from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import LabelSums
 from data_pipelines.preprocess.select import repeated_files, splits
 from data_pipelines.preprocess.select.blocks import CLIPS
-from data_pipelines.preprocess.select.finished_sets import FinishedSets
+from data_pipelines.preprocess.select.finished_sets import FinishedSets, known_videos
 from data_pipelines.preprocess.select.repeated_files import COPIES
 from data_pipelines.preprocess.select.search import Search
 from data_pipelines.preprocess.select.splits import EDGES, KNOWN_EPISODES, MEMBERS, RANKED
 from data_pipelines.preprocess.select.steps import (
     BUCKET,
-    InProcess,
     Runner,
     Step,
     Tables,
     column,
     first_number,
     group_number,
+    runner_for,
     to_block,
     to_group,
     without_bucket,
@@ -54,9 +54,9 @@ from lafp.data.shards.format import Split
 from lafp.runs.progress import Progress
 from lafp.storage import strict_json
 from lafp.storage.map_ahead import map_ahead
-from lafp.storage.tables import num_rows, schema_of
+from lafp.storage.tables import schema_of
 
-TABLES_FORMAT = 2
+TABLES_FORMAT = 3
 """Names what the tables of the steps hold. A change begins the selections of killed jobs anew."""
 
 _LEFT = ("clip", "video", "part", "video_offset", "kind")
@@ -72,7 +72,6 @@ _REJECTS = schema_of(RejectRow)
 _CLIPS_PER_TABLE = 4_096
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _NUM_STEPS = 7  # without those of a search
-_FEW_ROWS, _FEW_BLOCKS = 100_000, 1_000
 # Rows of contents and episodes are short.
 _BLOCKS_PER_BUCKET = 16
 
@@ -181,7 +180,7 @@ class Selection:
         Raises:
             ConfigError: The source holds labels of two kinds, or a finished set is damaged.
         """
-        tasks = _Tasks(self.tables, self.sets, self.val_fraction, len(self.blocks))
+        tasks = _Tasks(self.tables, self.sets.uris, self.val_fraction, len(self.blocks))
         search = self._search(tasks) if self.drop_duplicates else {}
         with Progress("select", _NUM_STEPS + len(search), "steps") as progress:
             num_done = count(1)
@@ -199,10 +198,11 @@ class Selection:
             step("all_clusters", lambda: self._run([0], tasks.clusters))
             step("clusters", lambda: self._ranked(tasks))
             step("free", lambda: self._run(self.blocks, tasks.free))
-            found = list(self.tables.records("free", self.blocks, _Free))
-            clusters = splits.merged(free.clusters for free in found)
+            clusters, num_clips = splits.FreeClusters(), 0
+            for free in self.tables.records("free", self.blocks, _Free):
+                clusters = splits.merged([clusters, free.clusters])
+                num_clips += free.num_clips
             tasks.held_out = clusters.held_out(self.val_fraction)
-            num_clips = sum(free.num_clips for free in found)
             tasks.num_tables = -(-max(num_clips, 1) // _CLIPS_PER_TABLE)
             step("outcome", lambda: self._outcome(tasks))
         return Selected(self.tables, self.blocks)
@@ -222,8 +222,7 @@ class Selection:
         ids = self.runner.tables(numbers, tasks.ids)
         found = self.tables.stored(repeated_files.copies, "found_copies")
         buckets = self.runner.run(self.runner.grouped(ids, tasks.num_buckets, found))
-        size = sum(num_rows(self.tables.uri("found_copies", number)) for number in buckets)
-        runner = self._runner_for(size)
+        runner = self._runner_for("found_copies", buckets)
         rows = runner.tables(buckets, to_block(tasks.found_copies, "video"))
         return self._stored_by_block(runner, rows, "copies")
 
@@ -236,7 +235,7 @@ class Selection:
         return kinds.usual
 
     def _dropped(self, tasks: "_Tasks") -> list[int]:
-        runner = self._runner_for(num_rows(self.tables.uri("originals", 0)))
+        runner = self._runner_for("originals", [0])
         rows = runner.tables([0], to_block(tasks.originals, "original"))
         named = runner.grouped(rows, len(self.blocks), to_block(tasks.named, "clip"))
         return self._stored_by_block(runner, named, "dropped")
@@ -247,7 +246,7 @@ class Selection:
         return self.runner.run(self.runner.grouped(rows, tasks.num_buckets, edges))
 
     def _ranked(self, tasks: "_Tasks") -> list[int]:
-        runner = self._runner_for(num_rows(self.tables.uri("all_clusters", 0)))
+        runner = self._runner_for("all_clusters", [0])
         rows = runner.tables([0], to_block(tasks.all_clusters, "root"))
         ranked = runner.grouped(rows, len(self.blocks), to_block(tasks.ranked, "video"))
         return self._stored_by_block(runner, ranked, "clusters")
@@ -257,10 +256,8 @@ class Selection:
         kept = self.tables.stored(tasks.kept, "kept")
         return self.runner.run(self.runner.grouped(rows, len(self.blocks), kept))
 
-    def _runner_for(self, num_rows: int) -> Runner:
-        """Returns a runner for steps that go over few rows: to begin one on Ray takes seconds."""
-        is_little = num_rows <= _FEW_ROWS and len(self.blocks) <= _FEW_BLOCKS
-        return InProcess() if is_little else self.runner
+    def _runner_for(self, name: str, numbers: list[int]) -> Runner:
+        return runner_for(self.runner, self.tables, name, numbers, len(self.blocks))
 
     def _stored_by_block(self, runner: Runner, rows: Any, name: str) -> list[int]:
         stored = self.tables.stored(without_bucket, name)
@@ -271,9 +268,9 @@ class _Tasks:
     """Holds what runs in the tasks of a selection. Each Ray task gets a copy."""
 
     def __init__(
-        self, tables: Tables, sets: FinishedSets, val_fraction: float, num_blocks: int
+        self, tables: Tables, set_uris: tuple[str, ...], val_fraction: float, num_blocks: int
     ) -> None:
-        self._tables, self._sets = tables, sets
+        self._tables, self._set_uris = tables, set_uris
         self._val_fraction, self._num_blocks = val_fraction, num_blocks
         self.num_buckets = -(-num_blocks // _BLOCKS_PER_BUCKET)
         """Number of groups of contents, and of episodes."""
@@ -282,14 +279,17 @@ class _Tasks:
         self.num_tables = 1
         """Number of tables of kept clips per split."""
 
-    def ids(self, block: pa.Table) -> pa.Table:
+    def ids(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Yields the ids of the videos of a block, or of a finished set, a few rows at a time."""
         number = group_number(block)
         if number < 0:
-            known = self._sets.videos(number + len(self._sets.uris))
-            ids = repeated_files.known_ids(known, number)
+            uri = self._set_uris[number]
+            for videos in known_videos(uri):
+                known = repeated_files.known_ids(videos, number, uri)
+                yield to_group(known, "video_id", self.num_buckets)
         else:
             ids = repeated_files.ids_of(self._tables.read("videos", number))
-        return to_group(ids, "video_id", self.num_buckets)
+            yield to_group(ids, "video_id", self.num_buckets)
 
     def found_copies(self, bucket: pa.Table) -> pa.Table:
         return self._tables.read("found_copies", group_number(bucket))

@@ -22,13 +22,15 @@ from lafp.config.node_labels import label_selector
 from lafp.storage import strict_json
 from lafp.storage.map_ahead import map_ahead
 from lafp.storage.strict_json import DamagedError
-from lafp.storage.tables import read_table, write_table
+from lafp.storage.tables import num_rows, read_table, write_table
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 T = TypeVar("T")
 Step = Callable[[pa.Table], pa.Table]
+YieldingStep = Callable[[pa.Table], pa.Table | Iterator[pa.Table]]
+"""A step that may also yield its rows table by table, so that few are in memory."""
 BUCKET = "bucket"
 """Column that says to which group a row goes."""
 _BITS_OF_ROW = 32
@@ -42,6 +44,12 @@ _KINDS: dict[str, type[Exception]] = {
 # A shuffle makes a shard for every pair of a block and a partition. A shard of a few rows is mostly
 # overhead, so a partition takes several groups.
 _GROUPS_PER_PARTITION, _MIN_PARTITIONS, _MAX_PARTITIONS = 8, 16, 1_024
+# A partition is in the memory of a task: so many groups of keys, 2 MB each, have 512 MB. Up to then
+# the partitions grow instead of their number, because the driver keeps a list of the shards.
+_MOST_GROUPS_PER_PARTITION = 256
+_MIN_TASKS = 200
+# Few rows that go to few blocks are brought together in this process.
+_IN_PROCESS_ROWS, _IN_PROCESS_BLOCKS = 100_000, 1_000
 # Ray Data's default begins processes for each shuffle, which takes 6 s. Sorting begins none, but
 # the driver's memory grows with the square of the partitions: by 370 MiB with 200 of them.
 _FEW_BLOCKS = 100
@@ -70,11 +78,11 @@ def column(table: pa.Table, name: str) -> np.ndarray:
 class Runner(Protocol):
     """Calls functions for blocks and groups."""
 
-    def tables(self, numbers: Iterable[int], function: Step) -> Any:
+    def tables(self, numbers: Iterable[int], function: YieldingStep) -> Any:
         """Calls a function once for each of these numbers, which stand in ``BUCKET``."""
         ...
 
-    def grouped(self, rows: Any, num_buckets: int, function: Step) -> Any:
+    def grouped(self, rows: Any, num_buckets: int, function: YieldingStep) -> Any:
         """Calls a function for the rows of each group.
 
         Args:
@@ -92,11 +100,14 @@ class Runner(Protocol):
 class InProcess:
     """Runs steps in this process, with all rows in memory."""
 
-    def tables(self, numbers: Iterable[int], function: Step) -> list[pa.Table]:
+    def tables(self, numbers: Iterable[int], function: YieldingStep) -> list[pa.Table]:
         """See ``Runner``."""
-        return [function(pa.table({BUCKET: [number]})) for number in numbers]
+        blocks = (pa.table({BUCKET: [number]}) for number in numbers)
+        return [table for block in blocks for table in _made(function, block)]
 
-    def grouped(self, rows: Sequence[pa.Table], num_buckets: int, function: Step) -> list[pa.Table]:
+    def grouped(
+        self, rows: Sequence[pa.Table], num_buckets: int, function: YieldingStep
+    ) -> list[pa.Table]:
         """See ``Runner``."""
         rows = [table for table in rows if len(table)]
         if not rows:
@@ -105,8 +116,9 @@ class InProcess:
         buckets, starts = np.unique(column(whole, BUCKET), return_index=True)
         ends = [*starts[1:], len(whole)]
         return [
-            function(whole.slice(start, end - start))
+            table
             for _, start, end in zip(buckets, starts, ends, strict=True)
+            for table in _made(function, whole.slice(start, end - start))
         ]
 
     def run(self, rows: Sequence[pa.Table]) -> list[int]:
@@ -125,20 +137,28 @@ class OnRay:
     def __init__(self, num_blocks: int, node_labels: tuple[str, ...] = ()) -> None:
         self._sorts, self._selector = num_blocks <= _FEW_BLOCKS, label_selector(node_labels)
 
-    def tables(self, numbers: Iterable[int], function: Step) -> "Dataset":
+    def tables(self, numbers: Iterable[int], function: YieldingStep) -> "Dataset":
         """See ``Runner``."""
         import ray.data
         from ray.data.context import ShuffleStrategy
 
-        rows = ray.data.from_items([{BUCKET: number} for number in numbers])
+        rows = pa.table({BUCKET: pa.array(numbers, pa.int64())})
+        # Ray Data's own choice for rows that are not in a table.
+        num_tasks = min(len(rows), max(_MIN_TASKS, 2 * int(ray.cluster_resources()["CPU"])))
+        rows = ray.data.from_arrow(rows, override_num_blocks=max(1, num_tasks))
         if self._sorts:
             rows.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
+        elif self._selector:
+            # The default shuffle of Ray 2.60 asks for no labels, neither for its tasks nor for the
+            # functions that it joins with them.
+            rows.context.shuffle_strategy = ShuffleStrategy.HASH_SHUFFLE
         return rows.map_batches(_marked(function), batch_size=1, batch_format="pyarrow")
 
-    def grouped(self, rows: "Dataset", num_buckets: int, function: Step) -> "Dataset":
+    def grouped(self, rows: "Dataset", num_buckets: int, function: YieldingStep) -> "Dataset":
         """See ``Runner``."""
         wanted = max(_MIN_PARTITIONS, num_buckets // _GROUPS_PER_PARTITION)
-        num_partitions = min(num_buckets, wanted, _MAX_PARTITIONS)
+        least = -(-num_buckets // _MOST_GROUPS_PER_PARTITION)
+        num_partitions = min(num_buckets, max(least, min(wanted, _MAX_PARTITIONS)))
         grouped = rows.groupby(BUCKET, num_partitions=num_partitions)
         return grouped.map_groups(_marked(function), batch_format="pyarrow")
 
@@ -156,7 +176,9 @@ class OnRay:
         rows.context.enable_progress_bars = False
         rows.context.execution_options.label_selector = dict(self._selector) or None
         try:
-            return sorted(row["number"] for row in rows.take_all())
+            tables = rows.iter_batches(batch_size=None, batch_format="pyarrow")
+            numbers = [column(table, "number") for table in tables if len(table)]
+            return sorted(np.concatenate([np.zeros(0, np.int64), *numbers]).tolist())
         except RayTaskError as error:
             if found := _MARKED.search(str(error)):
                 kind, text = strict_json.loads(tuple[str, str], found[1])
@@ -235,12 +257,35 @@ class Tables:
         return storage.join(self.folder, name, f"{number:06d}.json")
 
 
-def _marked(function: Step) -> Step:
+def runner_for(
+    runner: Runner, tables: Tables, name: str, numbers: Sequence[int], num_blocks: int
+) -> Runner:
+    """Returns a runner for the rows of a step: to begin one on Ray takes seconds.
+
+    Args:
+        runner: Runs many rows.
+        tables: Holds the tables of the step.
+        name: Name of the step.
+        numbers: Numbers of its tables.
+        num_blocks: Number of blocks to which the rows go.
+    """
+    if num_blocks > _IN_PROCESS_BLOCKS:
+        return runner
+    found = map_ahead(num_rows, (tables.uri(name, number) for number in numbers))
+    return InProcess() if sum(found) <= _IN_PROCESS_ROWS else runner
+
+
+def _made(function: YieldingStep, table: pa.Table) -> Iterator[pa.Table]:
+    made = function(table)
+    yield from [made] if isinstance(made, pa.Table) else made
+
+
+def _marked(function: YieldingStep) -> YieldingStep:
     """Marks errors that a user can mend, because Ray Data passes on only the text of an error."""
 
-    def marked(table: pa.Table) -> pa.Table:
+    def marked(table: pa.Table) -> Iterator[pa.Table]:
         try:
-            return function(table)
+            yield from _made(function, table)
         except (ConfigError, DamagedError, OSError) as error:
             kind = next(
                 (k for k in ("config", "damage") if isinstance(error, _KINDS[k])), "storage"
@@ -250,12 +295,13 @@ def _marked(function: Step) -> Step:
     return marked
 
 
-def to_block(function: Step, name: str) -> Step:
+def to_block(function: YieldingStep, name: str) -> YieldingStep:
     """Sends each row that a function makes to the block of the video or clip in a column."""
 
-    def bucketed(table: pa.Table) -> pa.Table:
-        made = function(table)
-        return made.append_column(BUCKET, pa.array(block_of(column(made, name)), pa.int32()))
+    def bucketed(table: pa.Table) -> Iterator[pa.Table]:
+        for made in _made(function, table):
+            buckets = block_of(column(made, name))
+            yield made.append_column(BUCKET, pa.array(buckets, pa.int32()))
 
     return bucketed
 

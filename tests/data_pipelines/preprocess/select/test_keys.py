@@ -16,7 +16,7 @@ def signatures(hashes: np.ndarray) -> pa.Table:
 
 
 def pairs(hashes: np.ndarray) -> list[tuple[int, int, int]]:
-    found = candidates(keys_of(signatures(hashes))).to_pylist()
+    found = pa.concat_tables(candidates(keys_of(signatures(hashes)))).to_pylist()
     return [(row["clip"], row["other"], row["share"]) for row in found]
 
 

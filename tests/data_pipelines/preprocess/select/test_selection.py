@@ -24,6 +24,8 @@ from tests.data_pipelines.preprocess.test_scale import rows_of, write_known_set,
 from tests.selecting import kept_clips, rejects_of, select_blocks
 
 NUM_VIDEOS = 12
+MANY_BLOCKS = 101
+"""Another of Ray's shuffles brings the rows of so many together."""
 CFG = PreprocessConfig(
     source="synthetic", val_fraction=0.3, filters=FiltersConfig(drop_duplicates=True)
 )
@@ -123,28 +125,100 @@ def test_one_block_gives_what_the_listing_says(items, tmp_path):
     assert kept == sorted(kept)
 
 
-@pytest.mark.parametrize("with_sets", [False, True])
-def test_neither_blocks_nor_ray_matter(local_ray, items, tmp_path, with_sets):
+@pytest.mark.parametrize(
+    ("with_sets", "num_blocks"), [(False, NUM_VIDEOS), (True, NUM_VIDEOS), (True, MANY_BLOCKS)]
+)
+def test_neither_blocks_nor_ray_matter(local_ray, items, tmp_path, with_sets, num_blocks):
     sets = known_sets(tmp_path) if with_sets else None
     expected = outcome(select_blocks(CFG, [items], tmp_path, sets, "one"))
     known = known_sets(tmp_path, 16) if with_sets else None  # blocks that begin within shards of 5
     in_process = select_blocks(CFG, divided(items, 5), tmp_path, known, "several")
     assert outcome(in_process) == expected
-    on_ray = select_blocks(CFG, divided(items, 2), tmp_path, known, "ray", OnRay(NUM_VIDEOS))
+    on_ray = select_blocks(CFG, divided(items, 2), tmp_path, known, "ray", OnRay(num_blocks))
     assert outcome(on_ray) == expected
 
 
-def test_a_killed_selection_goes_on_after_its_last_complete_step(local_ray, items, tmp_path):
-    blocks = divided(items, 4)
-    expected = outcome(select_blocks(CFG, blocks, tmp_path, None, "ray", OnRay(NUM_VIDEOS)))
-    folder = tmp_path / "ray"
-    for name in ("clusters", "free", "outcome"):
-        (folder / f"{name}.json").unlink()
-    shutil.rmtree(folder / "kept")
-    times = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.parquet")}
-    assert outcome(select_blocks(CFG, blocks, tmp_path, None, "ray", OnRay(NUM_VIDEOS))) == expected
-    again = {path.parent.name for path, time in times.items() if path.stat().st_mtime_ns != time}
-    assert again == {"videos", "clips", "rejects", "clusters", "rejected"}
+class Measured(OnRay):
+    """Writes down how many bytes there are of each group, and of each table made of it."""
+
+    def __init__(self, num_blocks: int, sizes: Path) -> None:
+        super().__init__(num_blocks)
+        self.sizes = sizes
+
+    def grouped(self, rows, num_buckets, function):
+        sizes = self.sizes
+
+        def measured(group):
+            made = function(group)
+            for table in [made] if isinstance(made, pa.Table) else made:
+                with sizes.open("a") as file:
+                    file.write(f"{group.nbytes} {table.nbytes}\n")
+                yield table
+
+        return super().grouped(rows, num_buckets, measured)
+
+
+def test_a_clip_in_hundreds_of_places_fits_into_a_task(local_ray, tmp_path):
+    """Nearly all are compared with the first 16. Copied beside each pair, these are 9 MB."""
+    rows = [rows_of(number) for number in range(120)]
+    look = np.random.default_rng(3).random((40, 8, 8, 3), np.float32)
+    write_looks(rows, tmp_path, {clip.record.clip_id: look for row in rows for clip in row.clips})
+    expected = outcome(select_blocks(CFG, [rows], tmp_path, None, "one"))
+    assert expected[2]["near_duplicate"] == 479
+    runner = Measured(10, tmp_path / "sizes")
+    on_ray = select_blocks(CFG, divided(rows, 12), tmp_path, None, "ray", runner)
+    assert outcome(on_ray) == expected
+    sizes = [list(map(int, line.split())) for line in runner.sizes.read_text().splitlines()]
+    assert len(sizes) > 30 and max(map(max, sizes)) < 2**20
+
+
+class StoppedError(Exception):
+    """Names the step after which a selection has stopped."""
+
+
+class StoppingTables(Tables):
+    """Stops after each step that has run."""
+
+    def step(self, name, run):
+        is_new = not self.is_complete(name)
+        super().step(name, run)
+        if is_new:
+            raise StoppedError(name)
+
+
+def test_a_selection_that_stops_after_each_step_does_none_again(local_ray, items, tmp_path):
+    blocks, sets = divided(items, 4), known_sets(tmp_path, 16)
+    expected = outcome(select_blocks(CFG, blocks, tmp_path, sets, "one", OnRay(NUM_VIDEOS)))
+    steps = {path.stem for path in (tmp_path / "one").glob("*.json")}
+    shutil.copytree(tmp_path / "one", tmp_path / "again", ignore=only_blocks)
+    selection = Selection(
+        runner=OnRay(NUM_VIDEOS),
+        tables=StoppingTables(str(tmp_path / "again")),
+        work=str(tmp_path),
+        blocks=range(len(blocks)),
+        val_fraction=CFG.val_fraction,
+        drop_duplicates=True,
+        sets=sets,
+    )
+    times: dict[Path, int] = {}
+    while True:
+        try:
+            selected = selection.run()
+            break
+        except StoppedError as stopped:
+            name = str(stopped)
+        steps.remove(name)
+        now = {path: path.stat().st_mtime_ns for path in (tmp_path / "again").rglob("*.*")}
+        assert {path for path in times if now[path] != times[path]} == set(), name
+        times = now
+    assert not steps, "the selection has stopped after each"
+    assert outcome(selected) == expected
+
+
+def only_blocks(folder: str, names: list[str]) -> list[str]:
+    """What ``copytree`` leaves out: all but the tables from which a selection begins."""
+    is_top = Path(folder).name == "one"
+    return [name for name in names if is_top and name not in ("videos", "clips", "rejects")]
 
 
 def test_clips_of_finished_sets_come_first(items, tmp_path):

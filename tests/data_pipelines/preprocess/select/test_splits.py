@@ -1,14 +1,16 @@
 """Which split a video goes to, when others share its content or its episode."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rows import ClipRow, ItemRows, VideoRow
-from data_pipelines.preprocess.select.finished_sets import FinishedSets, KnownVideo
+from data_pipelines.preprocess.select.finished_sets import FinishedSets
 from lafp.data.shards.format import ClipRecord
+from tests.data_pipelines.preprocess.test_scale import write_known_set
 from tests.selecting import kept_clips, select_items
 
 CFG = PreprocessConfig(source="x", val_fraction=0.5)
@@ -50,17 +52,6 @@ def item(uri: str, video_id: str, episode_id: str) -> ItemRows:
     return ItemRows(videos=(video,), clips=(ClipRow(record=record, part="p", video_offset=0),))
 
 
-class Known(FinishedSets):
-    """Finished sets of these videos."""
-
-    def __init__(self, *videos: KnownVideo) -> None:
-        super().__init__()
-        self.uris, self.listed = tuple(video.shard_set for video in videos), videos
-
-    def videos(self, number):
-        return iter(self.listed[number : number + 1])
-
-
 def splits(folder: Path, items: Sequence[ItemRows], sets: FinishedSets | None = None):
     found = select_items(CFG, items, folder, sets)
     return {clip.record.video_uri: clip.record.split for clip in kept_clips(found)}
@@ -80,16 +71,12 @@ def test_a_dropped_copy_joins_its_episode_to_the_one_of_the_kept_file(tmp_path, 
 
 @pytest.mark.parametrize("order", [("train", "val"), ("val", "train"), ("val", "val")])
 def test_a_file_that_one_of_two_sets_trains_on_is_of_training(tmp_path, order):
-    known = [
-        KnownVideo(
-            video_id="1" * 32,
-            video_uri=f"in/{number}",
-            episode_id=f"{number}",
-            split=split,
-            shard_set=f"set {number}",
-        )
-        for number, split in enumerate(order)
-    ]
+    uris = []
+    for number, split in enumerate(order):
+        (known,) = (rows := item(f"{number}", "1" * 32, f"{number}")).clips
+        of_split = replace(known, record=replace(known.record, split=split))
+        folder = tmp_path / f"set {number}"
+        uris.append(write_known_set([replace(rows, clips=(of_split,))], folder, {}, 1))
     items = [item("a", "1" * 32, "e" * 32), item("b", "2" * 32, "e" * 32)]
     expected = "train" if "train" in order else "val"
-    assert splits(tmp_path, items, Known(*known)) == {"b": expected}
+    assert splits(tmp_path, items, FinishedSets(uris)) == {"b": expected}
