@@ -6,7 +6,7 @@ order of tasks. The driver holds one chunk of the plan and one table of clips at
 the size of the corpus; rows that must be brought together are in tables, which tasks read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,13 @@ from data_pipelines.preprocess.manifest import (
     write_reject_rows,
     write_rejects,
 )
-from data_pipelines.preprocess.part_blocks import BLOCK_BYTES, BlockReader, divide, fingerprint
+from data_pipelines.preprocess.part_blocks import (
+    BLOCK_BYTES,
+    BlockReader,
+    Blocks,
+    divide,
+    fingerprint,
+)
 from data_pipelines.preprocess.parts import check_rejects, make_parts, read_made_parts
 from data_pipelines.preprocess.plan import SELECTIONS, Plan, make_plan
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
@@ -136,14 +142,14 @@ def select(
     takedowns, sets = read_takedowns(uri), FinishedSets(cfg.filters.against)
     blocks = divide(plan, block_bytes)
     rules = (cfg.val_fraction, cfg.filters.drop_duplicates, sets.fingerprint, sets.uris, takedowns)
-    rows = (TABLES_FORMAT, blocks.digest, blocks.blocks)
+    rows = (TABLES_FORMAT, blocks.digest)
     tables = Tables(storage.join(plan.work, SELECTIONS, fingerprint(*rows, *rules)))
     is_small = blocks.num_bytes + sets.num_clips * _BYTES_PER_KNOWN_CLIP <= in_process_bytes
     if not is_small and not is_on_ray():
         start_ray()
-    runner = InProcess() if is_small else OnRay(len(blocks.blocks), cfg.tasks.node_labels)
-    reader, numbers = BlockReader(plan, tables, TakenDown(takedowns)), range(len(blocks.blocks))
-    tables.step("blocks", lambda: _read_blocks(cfg, reader, blocks.blocks, is_small))
+    runner = InProcess() if is_small else OnRay(len(blocks), cfg.tasks.node_labels)
+    reader, numbers = BlockReader(plan, tables, TakenDown(takedowns)), range(len(blocks))
+    tables.step("blocks", lambda: _read_blocks(cfg, reader, blocks, is_small))
     try:
         check_rejects(cfg, reader.counts(len(numbers), files))
     except ConfigError:
@@ -163,7 +169,7 @@ def select(
 
 
 def _read_blocks(
-    cfg: PreprocessConfig, reader: BlockReader, blocks: Sequence[Block], is_small: bool
+    cfg: PreprocessConfig, reader: BlockReader, blocks: Blocks, is_small: bool
 ) -> list[int]:
     """Reads all blocks, in this process or in tasks."""
     numbers = list(range(len(blocks)))

@@ -1,10 +1,11 @@
 """Writes the tables and totals of a shard set, and checks that nothing was lost."""
 
 import math
+import sys
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from data_pipelines.preprocess.faults import TOLERANCE_S, uneven
 from data_pipelines.preprocess.file_counts import FileTable
 from data_pipelines.preprocess.rejects import RejectCounts, RejectRow, reject_rows
 from data_pipelines.preprocess.rows import ItemRows
-from data_pipelines.preprocess.select.selection import KeptTotals, Selected
+from data_pipelines.preprocess.select.selection import Selected
 from data_pipelines.preprocess.select.steps import column
 from data_pipelines.preprocess.shards import ShardLayout, lay_out_shards
 from lafp import storage
@@ -121,44 +122,44 @@ def shard_set(selected: Selected, cfg: PreprocessConfig) -> ShardSet:
     Raises:
         ConfigError: There is no clip.
     """
-    totals: list[KeptTotals] = []
     every, train = ActionStatistics(), ActionStatistics()
+    num_clips, num_frames, num_masked = Counter[str](), Counter[str](), Counter[str]()
+    seconds, slowest, fastest = 0.0, math.inf, 0.0
+    shortest, longest = sys.maxsize, 0
     for total in selected.kept_totals():
         if total.sums is not None:
             every.add(total.sums)
             if total.split == "train":
                 train.add(total.sums)
-        # Without the sums, whose histograms take megabytes for each table of clips.
-        totals.append(replace(total, sums=None))
-    if not totals:
+        num_clips[total.split] += total.num_clips
+        num_frames[total.split] += total.num_frames
+        num_masked[total.split] += total.num_masked
+        seconds += total.seconds
+        slowest, fastest = min(slowest, total.slowest), max(fastest, total.fastest)
+        shortest, longest = min(shortest, total.shortest), max(longest, total.longest)
+    if not num_clips:
         rejects = RejectCounts()
         rejects.add(reject_rows(selected.rejects()))
         raise ConfigError(
             f"No clips in {cfg.source}, because every video was rejected. {rejects.in_words()} "
             "Name another source, or loosen what rejects these."
         )
-    if cfg.masks is not None and not sum(total.num_masked for total in totals):
+    if cfg.masks is not None and not num_masked.total():
         raise ConfigError(
             f"masks: no video of {cfg.source} has masks in {cfg.masks.source}. The masks of "
             "SOURCE/a/b.mp4 must be MASKS/a/b.mp4, or pictures in MASKS/a/b/."
         )
-    num_clips, num_frames, num_masked = Counter[str](), Counter[str](), Counter[str]()
-    for total in totals:
-        num_clips[total.split] += total.num_clips
-        num_frames[total.split] += total.num_frames
-        num_masked[total.split] += total.num_masked
-    slowest = min(total.slowest for total in totals)
     optical_flow = cfg.optical_flow
     return ShardSet(
         source=cfg.name,
         width_px=cfg.resize.width_px,
         height_px=cfg.resize.height_px,
-        fps=slowest if slowest == max(total.fastest for total in totals) else None,
+        fps=slowest if slowest == fastest else None,
         num_clips=dict(num_clips),
         num_frames=dict(num_frames),
-        num_hours=sum(total.seconds for total in totals) / 3600,
-        min_clip_frames=min(total.shortest for total in totals),
-        max_clip_frames=max(total.longest for total in totals),
+        num_hours=seconds / 3600,
+        min_clip_frames=shortest,
+        max_clip_frames=longest,
         num_masked_clips=dict(+num_masked),
         has_signatures=cfg.filters.drop_duplicates,
         action=_action(every, train) if cfg.labels is not None else None,
@@ -189,20 +190,26 @@ def summarize(
     selected: Selected, spec: ShardSet, files: FileTable, num_shards: int, num_bytes: int
 ) -> dict[str, object]:
     """Builds the stage's summary: totals, and the funnel from inputs over rejects to clips."""
-    totals = list(selected.block_totals())
-    in_s = math.fsum(total.video_s for total in totals)
-    num_videos = sum(total.num_videos for total in totals)
+    num_videos = num_with_clips = num_assumed = 0
     spans, fallbacks = Counter[str](), Counter[str]()
-    for total in totals:
+    # Arrays, because a large source has a million blocks.
+    video_s, rejected_s = array("d"), defaultdict[str, array[float]](lambda: array("d"))
+    for total in selected.block_totals():
+        num_videos += total.num_videos
+        num_with_clips += total.num_with_clips
+        num_assumed += total.num_rates_assumed
         spans.update(total.spans)
         fallbacks.update(total.fallbacks)
-    num_assumed = sum(total.num_rates_assumed for total in totals)
+        video_s.append(total.video_s)
+        for reason, seconds in total.seconds.items():
+            rejected_s[reason].append(seconds)
+    in_s = math.fsum(video_s)
     assumed = {"labels.fps": {"value": ASSUMED_FPS, "videos": num_assumed}} if num_assumed else {}
     clip_s = 3600 * spec.num_hours
     num_clips = sum(spec.num_clips.values())
     return {
         "num_videos": num_videos,
-        "num_videos_with_clips": sum(total.num_with_clips for total in totals),
+        "num_videos_with_clips": num_with_clips,
         "num_clips": num_clips,
         "num_val_clips": spec.num_clips.get("val", 0),
         "num_masked_clips": sum(spec.num_masked_clips.values()),
@@ -218,10 +225,7 @@ def summarize(
         "funnel": {
             "inputs": {"videos": num_videos, "seconds": in_s},
             "rejects": {
-                reason: {
-                    "spans": count,
-                    "seconds": math.fsum(total.seconds.get(reason, 0.0) for total in totals),
-                }
+                reason: {"spans": count, "seconds": math.fsum(rejected_s[reason])}
                 for reason, count in _most_first(spans).items()
             },
             "clips": {"spans": num_clips, "seconds": clip_s},

@@ -1,8 +1,12 @@
 """Divides the parts of a plan into blocks, and reads each block in a task."""
 
+from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+
+import numpy as np
 
 from data_pipelines.preprocess.file_counts import FileCounts, FileTable
 from data_pipelines.preprocess.manifest import check_accounts
@@ -26,10 +30,18 @@ signatures and candidates are in the memory of a task. A larger part is a block 
 class Blocks:
     """Says which tasks' parts are a block, and how many bytes the entries of all parts have."""
 
-    blocks: tuple[Block, ...]
+    bounds: np.ndarray
+    """int64 [N, 3]: the fields of each ``Block``, because a large source has millions."""
     num_bytes: int
     digest: str
-    """A hash of the names and sizes of all parts' entries."""
+    """A hash of the names and sizes of all parts' entries, and of the bounds."""
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def __iter__(self) -> Iterator[Block]:
+        for chunk, first, end in self.bounds:
+            yield Block(chunk=int(chunk), first=int(first), end=int(end))
 
 
 def divide(plan: Plan, block_bytes: int = BLOCK_BYTES) -> Blocks:
@@ -39,7 +51,7 @@ def divide(plan: Plan, block_bytes: int = BLOCK_BYTES) -> Blocks:
         plan: The plan.
         block_bytes: See ``BLOCK_BYTES``.
     """
-    blocks: list[Block] = []
+    bounds = array("q")
     digest, total = sha256(), 0
     for chunk in range(plan.num_chunks):
         # One listing per chunk instead of one request per part.
@@ -54,12 +66,13 @@ def divide(plan: Plan, block_bytes: int = BLOCK_BYTES) -> Blocks:
         for number, task in enumerate(plan.tasks(chunk)):
             size = sizes[entry_name(task.part.rpartition("/")[2]).removesuffix(".json")]
             if number > first and num_bytes + size > block_bytes:
-                blocks.append(Block(chunk=chunk, first=first, end=number))
+                bounds.extend((chunk, first, number))
                 first, num_bytes = number, 0
             num_bytes += size
-        blocks.append(Block(chunk=chunk, first=first, end=number + 1))
+        bounds.extend((chunk, first, number + 1))
         total += sizes.total()
-    return Blocks(tuple(blocks), total, digest.hexdigest())
+    digest.update(bounds.tobytes())
+    return Blocks(np.asarray(bounds).reshape(-1, 3), total, digest.hexdigest())
 
 
 @dataclass(frozen=True, kw_only=True)
