@@ -12,7 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lafp", "data_pipelines", "ray_jobs")
 LAYERS = [
-    {"lafp.config", "lafp.storage", "lafp.device_constants", "lafp.ranks", "lafp.seeding"},
+    {
+        *("lafp.config", "lafp.storage", "lafp.device_constants"),
+        *("lafp.machine", "lafp.ranks", "lafp.seeding"),
+    },
     {"lafp.confined", "lafp.http", "lafp.types"},
     {"lafp.video"},
     {"lafp.data"},

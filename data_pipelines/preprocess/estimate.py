@@ -1,7 +1,6 @@
 """Estimates the result and cost of preprocessing a source by decoding a sample. Writes nothing."""
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, replace
@@ -20,6 +19,7 @@ from data_pipelines.preprocess.rows import (
     rows_that_count,
 )
 from data_pipelines.preprocess.sandbox.sandbox import Sandbox
+from lafp import machine
 from lafp.http.host_gate import HostGate
 from lafp.runs.progress import duration
 from lafp.runs.wording import byte_size, counted, number
@@ -158,7 +158,7 @@ def _expected(cfg: PreprocessConfig, sample: Sample, measured: list[_Measured]) 
         f"{number(cpu_h)} CPU hours",
     ]
     if cfg.deadline_h is not None:
-        num_cores = os.cpu_count() or 1
+        num_cores = machine.num_cpus()
         num_nodes = max(1, math.ceil(cpu_h / (cfg.deadline_h * num_cores)))
         lines.append(
             f"nodes: {num_nodes} of {counted(num_cores, 'core')} to be done in {cfg.deadline_h:g} h"

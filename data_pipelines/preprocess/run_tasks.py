@@ -4,22 +4,19 @@ On one machine a task needs nothing of Ray, whose start and workers take seconds
 enough, because the decoding itself is done by a process of its own (``sandbox``).
 """
 
-import os
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
-from pathlib import Path
 from typing import TypeVar
 
 from data_pipelines.on_ray.joined import is_on_ray
 from data_pipelines.preprocess.config import TasksConfig
+from lafp import machine
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 # The rest is for the page cache and for other programs.
 _SHARE_OF_MEMORY = 0.7
 _STOP_EVERY_S = 0.1
-_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def run_tasks(
@@ -48,17 +45,9 @@ def run_tasks(
 
 
 def num_at_a_time(memory_bytes: int) -> int:
-    """Returns how many tasks with so much memory each this machine runs at a time."""
-    fit = int(_SHARE_OF_MEMORY * _memory_bytes()) // memory_bytes
-    return max(1, min(len(os.sched_getaffinity(0)), fit))
-
-
-def _memory_bytes() -> int:
-    """Returns the memory of this machine, or of the container that this process is in."""
-    total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with suppress(OSError, ValueError):  # no such file, or no limit ("max")
-        total_bytes = min(total_bytes, int(_CONTAINER_LIMIT.read_text()))
-    return total_bytes
+    """Returns how many tasks with so much memory each this process runs at a time."""
+    fit = int(_SHARE_OF_MEMORY * machine.memory_bytes()) // memory_bytes
+    return max(1, min(machine.num_cpus(), fit))
 
 
 def _in_threads(

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from data_pipelines.on_ray.joined import is_on_ray
+from lafp import machine
 from lafp.config import ConfigError
 from lafp.storage.temporary import delete_abandoned
 
@@ -61,7 +62,7 @@ def connect(resources: Resources) -> None:
     """Joins the cluster that ``RAY_ADDRESS`` names, else starts a local one. Idempotent.
 
     A local cluster gets as many logical CPUs as the job needs, even if these are more than the
-    cores. Workers then share cores, which is slow but works.
+    CPUs that this process may use. Workers then share these, which is slow but works.
 
     Raises:
         ConfigError: Ray is not installed, the cluster is too small, or ``RAY_ADDRESS`` names none.
@@ -202,7 +203,7 @@ def _start(resources: Resources) -> None:
     os.environ[_OWN_RAY] = "1"
     use_huge_pages()
     # At least as many logical CPUs as the job holds, because Ray would wait forever for the others.
-    num_cpus = max(os.cpu_count() or 1, -(-resources.num_cpus // 1))
+    num_cpus = max(machine.num_cpus(), -(-resources.num_cpus // 1))
     for attempt in range(1, _NUM_STARTS + 1):
         try:
             start_local(int(num_cpus))
