@@ -4,8 +4,8 @@ import json
 import socket
 import struct
 import time
-from collections.abc import Mapping
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, TypeVar
 
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import (
@@ -35,6 +35,32 @@ _ROWS: dict[str, type[VideoRow | RejectRow | LongVideo | LeftOut]] = {
 _NAMES = {kind: name for name, kind in _ROWS.items()}
 _CLIP = "clip"
 ROW_KINDS = (_CLIP, *_ROWS)
+_LOOK_EVERY_S = 1.0
+Result = TypeVar("Result")
+
+
+class TimeLimit:
+    """Limits how long the other process may take, while this process runs.
+
+    Both run at the same time, but Ctrl-Z stops this one only. So of the time between two looks at
+    the clock, at most ``_LOOK_EVERY_S`` count: else, when the job goes on, the other process would
+    seem to have hung.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        """Begins to count down from ``limit_s``."""
+        self._left_s, self._looked_at_s = limit_s, time.monotonic()
+
+    def left_s(self) -> float:
+        """Returns the seconds that are left, which may be negative."""
+        now_s = time.monotonic()
+        self._left_s -= min(now_s - self._looked_at_s, _LOOK_EVERY_S)
+        self._looked_at_s = now_s
+        return self._left_s
+
+    def wait_s(self) -> float:
+        """Returns how long to wait before the next look."""
+        return min(max(self.left_s(), 0.001), _LOOK_EVERY_S)
 
 
 class Messages:
@@ -42,31 +68,32 @@ class Messages:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
-        self._socket.setblocking(True)
+        self.limit: TimeLimit | None = None
+        """How long the other end may take from now on, for all that is sent and received."""
 
     def send(self, message: Mapping[str, object], data: bytes = b"") -> None:
         """Sends one message, which may hold records.
 
         Raises:
             OSError: The other end is gone.
+            TimeoutError: It has used up its time.
         """
         text = json.dumps(message, default=plain).encode()
-        self._socket.sendall(_HEADER.pack(len(text), len(data)) + text + data)
+        left = memoryview(_HEADER.pack(len(text), len(data)) + text + data)
+        while left:
+            left = left[self._tried(self._socket.send, left) :]
 
-    def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], bytes]:
+    def receive(self) -> tuple[dict[str, Any], bytes]:
         """Returns the next message.
-
-        Args:
-            deadline: ``time.monotonic()`` at which to give up.
 
         Raises:
             EOFError: The other end is gone, or sends what is no message.
-            TimeoutError: The deadline passed.
+            TimeoutError: It has used up its time.
         """
-        text_bytes, data_bytes = _HEADER.unpack(self._read(_HEADER.size, deadline))
+        text_bytes, data_bytes = _HEADER.unpack(self._read(_HEADER.size))
         if text_bytes + data_bytes > MAX_BYTES:
             raise EOFError
-        text, data = self._read(text_bytes, deadline), self._read(data_bytes, deadline)
+        text, data = self._read(text_bytes), self._read(data_bytes)
         try:
             message = json.loads(text)
         except (ValueError, RecursionError):
@@ -77,11 +104,11 @@ class Messages:
 
     def send_file(self, file: BinaryIO) -> None:
         """Sends an open file, which stays readable when its name is gone."""
-        socket.send_fds(self._socket, [_FILE_FOLLOWS], [file.fileno()])
+        self._tried(socket.send_fds, self._socket, [_FILE_FOLLOWS], [file.fileno()])
 
     def receive_file(self) -> int:
         """Returns the descriptor of the file that ``send_file`` sent."""
-        _, files, _, _ = socket.recv_fds(self._socket, len(_FILE_FOLLOWS), 1)
+        _, files, _, _ = self._tried(socket.recv_fds, self._socket, len(_FILE_FOLLOWS), 1)
         if not files:
             raise EOFError
         return files[0]
@@ -90,13 +117,11 @@ class Messages:
         """Closes this end."""
         self._socket.close()
 
-    def _read(self, num_bytes: int, deadline: float | None) -> bytes:
+    def _read(self, num_bytes: int) -> bytes:
         parts = []
         while num_bytes:
-            if deadline is not None:
-                self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             try:
-                part = self._socket.recv(min(num_bytes, _READ_BYTES))
+                part = self._tried(self._socket.recv, min(num_bytes, _READ_BYTES))
             # A process that is killed in the middle of a message resets the connection instead of
             # closing it.
             except ConnectionError:
@@ -106,6 +131,16 @@ class Messages:
             parts.append(part)
             num_bytes -= len(part)
         return b"".join(parts)
+
+    def _tried(self, call: Callable[..., Result], *args: object) -> Result:
+        """Makes a call of the socket, again until the other end is ready or its time is used up."""
+        while True:
+            self._socket.settimeout(None if self.limit is None else self.limit.wait_s())
+            try:
+                return call(*args)
+            except TimeoutError:
+                if self.limit is None or self.limit.left_s() <= 0:
+                    raise
 
 
 def send_row(row: Row, messages: Messages) -> None:

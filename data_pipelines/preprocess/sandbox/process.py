@@ -18,7 +18,7 @@ from data_pipelines.preprocess.clip.video_to_clips import item_videos
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.sandbox.files import RemoteFiles
-from data_pipelines.preprocess.sandbox.messages import Messages, send_row
+from data_pipelines.preprocess.sandbox.messages import Messages, TimeLimit, send_row
 from data_pipelines.preprocess.sources.fetch import download_through
 from lafp import storage
 from lafp.config import ConfigError, config_from_dict
@@ -31,7 +31,7 @@ _MORE_FILE_BYTES = 2**20
 
 
 def main() -> None:
-    """Serves requests until the other end closes."""
+    """Serves requests until the other end closes, or sends none for long."""
     # If the worker is killed, its decoder must not live on with a file and its memory.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     messages = Messages(socket.socket(fileno=int(sys.argv[1])))
@@ -53,11 +53,14 @@ def main() -> None:
         return
     messages.send({"kind": "ready"})
     gc.freeze()  # imported objects stay anyway, and collecting them took 2 % of the time
+    max_idle_s = request["max_idle_s"]
     while True:
+        messages.limit = TimeLimit(max_idle_s)
         try:
             request, _ = messages.receive()
-        except EOFError:
+        except (EOFError, TimeoutError):
             return
+        messages.limit = None
         begin_s = time.process_time()
         item = from_plain(VideoItem, request["item"])
         try:

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from data_pipelines.preprocess.faults import VideoProgress, rejected_input
 from data_pipelines.preprocess.rejects import Refused
 from data_pipelines.preprocess.rows import Row, VideoItem, at_place
 from data_pipelines.preprocess.sandbox.files import FileServer
-from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, row_of
+from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, TimeLimit, row_of
 from lafp import storage
 from lafp.config import ConfigError, config_to_dict
 from lafp.confined import WITH_GPU, confined_environment
@@ -31,6 +30,9 @@ from lafp.storage.temporary import TemporaryFolder
 
 # Decoders leak a little memory. A process that keeps more than this after an input is restarted.
 _MAX_KEPT_BYTES = 512 * 2**20
+# A process that gets no input for this long ends. Ray keeps its workers for the next stages, where
+# their decoders would only hold memory. To start one again takes 0.4 s of CPU time.
+_MAX_IDLE_S = 10.0
 # Margin after the video's own time-out, which comes first if the decoder still returns.
 _GRACE_S = 20.0
 # Opening may include a download, which has its own time-outs; this stops anything else that hangs.
@@ -146,23 +148,23 @@ class Sandbox:
     def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row]:
         messages = self._started()
         position, is_open, is_finished = first, False, False
-        deadline = time.monotonic() + _MAX_OPENING_S
+        messages.limit = TimeLimit(_MAX_OPENING_S)
         try:
             # The worker itself downloads, so the process need not know the signature.
             bare = replace(item, secret_uri="")
             request = {"item": bare, "first": first, "may_defer": may_defer}
             messages.send(request)
             while not is_finished:
-                message, data = messages.receive(deadline)
+                message, data = messages.receive()
                 kind = message["kind"]
                 if kind in ROW_KINDS:
                     is_open |= kind == "video"
                     yield row_of(message, data)
                 elif kind == "begin":
-                    deadline = time.monotonic() + self.cfg.limits.timeout_s + _GRACE_S
+                    messages.limit = TimeLimit(self.cfg.limits.timeout_s + _GRACE_S)
                 elif kind == "end":
                     position, is_open = position + 1, False
-                    deadline = time.monotonic() + _MAX_OPENING_S
+                    messages.limit = TimeLimit(_MAX_OPENING_S)
                 else:
                     is_finished = self._answer(message, item)
         except TimeoutError:
@@ -203,15 +205,18 @@ class Sandbox:
         Raises:
             ConfigError: The process or its video decoder does not start, so no input is to blame.
         """
-        if self._kept_bytes > _MAX_KEPT_BYTES:
+        has_ended = self._process is not None and self._process.poll() is not None
+        if has_ended or self._kept_bytes > _MAX_KEPT_BYTES:
             self.close()
         tries = 0
         while self._process is None:
             self._start()
             try:
-                self._messages.send({"config": config_to_dict(self.cfg)})
+                first = {"config": config_to_dict(self.cfg), "max_idle_s": _MAX_IDLE_S}
+                self._messages.limit = TimeLimit(_MAX_START_S)
+                self._messages.send(first)
                 # The process answers once it is confined and has loaded its code.
-                answer, _ = self._messages.receive(time.monotonic() + _MAX_START_S)
+                answer, _ = self._messages.receive()
             except (EOFError, OSError):  # a time-out, too
                 cause, tries = self._cause_of_death(), tries + 1
                 if tries == _NUM_TRIES:

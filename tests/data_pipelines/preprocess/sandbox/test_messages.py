@@ -1,9 +1,16 @@
-"""Every kind of row arrives in the other process as it was sent."""
+"""Every kind of row arrives in the other process as it was sent, and in its time."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import psutil
 import pytest
 
 from data_pipelines.preprocess.rejects import RejectRow
@@ -15,9 +22,16 @@ from data_pipelines.preprocess.rows import (
     Row,
     VideoRow,
 )
-from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, row_of, send_row
+from data_pipelines.preprocess.sandbox.messages import (
+    ROW_KINDS,
+    Messages,
+    TimeLimit,
+    row_of,
+    send_row,
+)
 from lafp.data.shards.format import ClipRecord, Labels
 
+ROOT = Path(__file__).parents[4]
 VIDEO = VideoRow(
     uri="a/\udcff.mp4",
     video_id="0" * 32,
@@ -90,3 +104,41 @@ def test_a_signature_that_is_no_text_is_no_message():
     message, data = theirs.receive()
     with pytest.raises(EOFError):
         row_of(message | {"signature": [1]}, data)
+
+
+def test_the_time_of_the_other_end_is_limited_in_both_directions():
+    ours, _theirs = socket.socketpair()
+    messages = Messages(ours)
+    for wait in (messages.receive, lambda: messages.send({}, bytes(2**24))):
+        messages.limit, begin_s = TimeLimit(0.3), time.monotonic()
+        with pytest.raises(TimeoutError):
+            wait()
+        assert 0.3 <= time.monotonic() - begin_s < 60
+
+
+LISTENER = """
+import socket, sys
+from data_pipelines.preprocess.sandbox.messages import Messages, TimeLimit
+
+messages = Messages(socket.socket(fileno=int(sys.argv[1])))
+messages.limit = TimeLimit(3.0)
+messages.send({"kind": "ready"})
+message, _ = messages.receive()
+sys.exit(message["kind"] != "end")
+"""
+
+
+def test_time_in_which_this_process_was_stopped_does_not_count():
+    ours, theirs = socket.socketpair()
+    messages = Messages(ours)
+    command = [sys.executable, "-c", LISTENER, str(theirs.fileno())]
+    listener = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT)
+    messages.receive()
+    os.kill(listener.pid, signal.SIGSTOP)
+    while psutil.Process(listener.pid).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
+    time.sleep(4.0)
+    os.kill(listener.pid, signal.SIGCONT)
+    time.sleep(0.5)  # it goes on to wait, and finds nothing yet
+    messages.send({"kind": "end"})
+    assert listener.wait(60) == 0

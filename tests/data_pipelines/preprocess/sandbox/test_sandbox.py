@@ -8,11 +8,13 @@ import sys
 import tarfile
 import tempfile
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -183,6 +185,21 @@ def test_a_process_is_started_anew_only_when_it_keeps_much(tmp_path, monkeypatch
             assert len(rows.clips) == 3
             pids.append(sandbox._process.pid)
     assert pids[0] == pids[1] and len(set(pids)) == 3
+
+
+def test_a_process_without_work_ends_and_the_next_input_gets_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox_module, "_MAX_IDLE_S", 0.5)
+    others = set(psutil.Process().children())
+    with Sandbox(CFG, HostGate()) as sandbox:
+        for i in range(2):
+            (rows,) = go_through(sandbox, tmp_path, video(tmp_path / f"{i}.mp4", i))
+            assert (len(rows.clips), rows.rejects) == (3, ())
+            (process,) = set(psutil.Process().children()) - others
+            others.add(process)
+            deadline = time.monotonic() + 60
+            while process.status() != psutil.STATUS_ZOMBIE:  # until the sandbox looks at it
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
 
 
 def test_an_input_that_is_not_gone_through_leaves_nothing_behind(tmp_path, sandbox):
