@@ -27,7 +27,7 @@ from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import list_inputs, list_source, preprocess
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.select.finished_sets import FinishedSets
-from data_pipelines.preprocess.sources.listing import may_download
+from data_pipelines.preprocess.sources.listing import lists_remote_files
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir, StageDir
@@ -163,13 +163,18 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def can_be_alone(cfg: PreprocessConfig) -> bool:
+def can_be_alone(cfg: PreprocessConfig, run: RunDir) -> bool:
     """Returns whether the job can do without Ray.
 
-    Threads wait for a download, which Ctrl-C does not end, so only local files are read by them.
+    A thread that waits for a host or an object store does not end at Ctrl-C, so threads read and
+    write local files only.
     """
-    sources = filter(None, (cfg.source, cfg.val_source))
-    return not (cfg.tasks.node_labels or may_download(cfg) or any(map(storage.is_remote, sources)))
+    if cfg.tasks.node_labels or storage.is_remote(run.uri):
+        return False
+    cfg = resolve(cfg, run)
+    masks = cfg.masks or MasksConfig()
+    folders = filter(None, (cfg.source, cfg.val_source, masks.source, masks.val_source))
+    return not (any(map(storage.is_remote, folders)) or lists_remote_files(cfg))
 
 
 JOB = Job(

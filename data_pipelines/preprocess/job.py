@@ -234,11 +234,13 @@ def _list_source(
 
 @contextmanager
 def telling_rejects(uri: str) -> Iterator[None]:
-    """Appends the URI of ``rejects.parquet`` to a ConfigError of the block."""
+    """Appends the URI of ``rejects.parquet``, if it is there, to a ConfigError of the block."""
     try:
         yield
     except ConfigError as error:
         rejects = storage.join(uri, "rejects.parquet")
+        if not storage.is_file(rejects):  # such as when no Ray could be started
+            raise
         raise ConfigError(f"{error} All rejects are in {rejects}.") from None
 
 

@@ -47,8 +47,8 @@ class Job(Generic[C]):
     starts."""
     resources: Callable[[C], Resources]
     """Config -> resources that the stage needs from the cluster."""
-    can_be_alone: Callable[[C], bool] = lambda _: False
-    """Config -> whether the job can do its work without Ray, where none runs."""
+    can_be_alone: Callable[[C, RunDir], bool] = lambda _cfg, _run: False
+    """Config, run -> whether the job can do its work without Ray, where none runs."""
     plan: Callable[[C, RunDir], list[str]]
     """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
     run: Callable[[C, RunDir, StageDir], dict[str, object]]
@@ -117,7 +117,7 @@ def execute(job: Job[C], cfg: C, run: RunDir, patience_s: float = 0.0) -> dict[s
             return _found_complete(stage, label)
         # A job that needs no CPU of the cluster, such as report, does not start Ray.
         resources = job.resources(cfg)
-        if resources.num_cpus and (is_ray_wanted() or not job.can_be_alone(cfg)):
+        if resources.num_cpus and (is_ray_wanted() or not job.can_be_alone(cfg, run)):
             connect(resources)
         print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)
         start = time.monotonic()
@@ -141,7 +141,7 @@ def dry_run(job: Job[C], cfg: C, run: RunDir) -> list[str]:
         ConfigError: ``execute`` would raise it before it starts the work.
     """
     stage = run.stage(job.stage(cfg))
-    resources = check(job.resources(cfg), job.can_be_alone(cfg))
+    resources = check(job.resources(cfg), job.can_be_alone(cfg, run))
     job.check(cfg, run)
     state = state_of(job, cfg, run)
     found = {

@@ -101,7 +101,7 @@ def training_job(
             build_task(cfg, run),
         ),
         resources=lambda cfg: resources(cfg.train),
-        can_be_alone=lambda cfg: can_be_alone(cfg.train),
+        can_be_alone=lambda cfg, _: can_be_alone(cfg.train),
         plan=lambda cfg, run: [
             *plan(cfg.train, build_task(cfg, run)(), resolve(cfg, run)),
             *remarks(cfg, run).values(),

@@ -50,7 +50,26 @@ def list_source(
 
 def may_download(cfg: PreprocessConfig) -> bool:
     """Says whether there may be inputs on the web."""
-    return any(uri is not None and is_uri_list(uri) for uri in (cfg.source, cfg.val_source))
+    return bool(_lists(cfg))
+
+
+def lists_remote_files(cfg: PreprocessConfig) -> bool:
+    """Says whether a list of the job names a file on the web or in an object store.
+
+    It reads the lists up to the first such row, which takes little beside decoding the rows before.
+
+    Raises:
+        ConfigError: A list cannot be read.
+    """
+    return any(
+        storage.is_http(found.uri) or storage.is_remote(found.uri)
+        for uri in _lists(cfg)
+        for found in list_source(uri, None, cfg)
+    )
+
+
+def _lists(cfg: PreprocessConfig) -> list[str]:
+    return [uri for uri in (cfg.source, cfg.val_source) if uri is not None and is_uri_list(uri)]
 
 
 def _videos(source: str, split: Split | None) -> Iterator[VideoItem | LeftOut]:

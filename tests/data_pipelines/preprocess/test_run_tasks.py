@@ -5,16 +5,22 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from data_pipelines.preprocess import job
+from data_pipelines.preprocess.clip.masks import MasksConfig
 from data_pipelines.preprocess.config import PreprocessConfig, TasksConfig
 from data_pipelines.preprocess.file_counts import FileCounts
 from data_pipelines.preprocess.job import select
 from data_pipelines.preprocess.plan import make_plan
 from data_pipelines.preprocess.rows import VideoItem
 from data_pipelines.preprocess.run_tasks import num_at_a_time, run_tasks
+from lafp.config import ConfigError
+from lafp.runs.run_dir import RunDir
+from ray_jobs.preprocess import JOB
 from tests.synthetic_video import moving_square, write_video
 
 ROOT = Path(__file__).parents[3]
@@ -162,3 +168,62 @@ def test_a_large_source_without_a_ray_is_said(tmp_path):
     plan = make_plan(items, CFG, str(tmp_path))
     with pytest.raises(RuntimeError, match=r"selected on Ray\. Call ray\.init"):
         select(PreprocessConfig(source="a"), plan, str(tmp_path), FileCounts(), in_process_bytes=-1)
+
+
+S3 = "s3://bucket/folder"
+
+
+@pytest.mark.parametrize(
+    ("cfg", "storage", "is_alone"),
+    [
+        ({"source": "videos"}, "runs", True),
+        ({}, "runs", True),
+        ({"source": "videos"}, S3, False),
+        ({}, S3, False),
+        ({"source": S3}, "runs", False),
+        ({"source": "videos", "val_source": S3}, "runs", False),
+        ({"source": "videos", "masks": MasksConfig(source=S3)}, "runs", False),
+        (
+            {"source": "a", "val_source": "b", "masks": MasksConfig(source="c", val_source=S3)},
+            "runs",
+            False,
+        ),
+        ({"source": "videos", "masks": MasksConfig(source="masks")}, "runs", True),
+        ({"source": "videos", "tasks": TasksConfig(node_labels=("role=decode",))}, "runs", False),
+    ],
+)
+def test_a_job_is_alone_only_if_all_that_it_reads_and_writes_is_local(cfg, storage, is_alone):
+    assert JOB.can_be_alone(PreprocessConfig(**cfg), RunDir(f"{storage}/run")) is is_alone
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_alone"),
+    [
+        (["a.mp4", "/videos/b.mp4", "# comment", "*.mkv", ""], True),
+        (["a.mp4", "https://host/b.mp4"], False),
+        (["a.mp4", "s3://bucket/b.mp4"], False),
+        (["hf://datasets/user/set/b.mp4"], False),
+    ],
+)
+def test_a_job_with_a_list_is_alone_if_all_files_in_it_are_local(tmp_path, rows, is_alone):
+    (tmp_path / "list.txt").write_text("\n".join(rows))
+    run = RunDir(str(tmp_path / "run"))
+    listed, folder = str(tmp_path / "list.txt"), str(tmp_path)
+    for cfg in (
+        PreprocessConfig(source=listed),
+        PreprocessConfig(source=folder, val_source=listed),
+    ):
+        assert JOB.can_be_alone(cfg, run) is is_alone
+
+
+def test_a_ray_that_cannot_start_names_no_table_that_is_not_there(tmp_path, monkeypatch):
+    (tmp_path / "source").mkdir()
+    write_video(tmp_path / "source/a.mp4", moving_square(60))
+
+    def start_ray() -> None:
+        raise ConfigError("No Ray.")
+
+    monkeypatch.setattr(job, "select", partial(job.select, in_process_bytes=-1))
+    cfg = PreprocessConfig(source=str(tmp_path / "source"))
+    with pytest.raises(ConfigError, match=r"^No Ray\.$"):
+        job.preprocess(cfg, str(tmp_path / "set"), start_ray)
