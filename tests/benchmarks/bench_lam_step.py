@@ -3,17 +3,20 @@
 git clone https://github.com/dunnolab/laom PEER
 pip install torchvision pyrallis torchinfo vector-quantize-pytorch gymnasium shimmy dm_control h5py
 python -m tests.benchmarks.bench_lam_step [--peer PEER] [--batch-size 64] [--steps 10] [--compile]
+    [--device cpu|cuda]
 
 Same architecture (the published one), batch, precision (bf16 autocast), augmentation and optimizer.
 The peer's ``train_laom`` runs unmodified on made-up data; each time that it logs a step, the turn
 goes to ours: the loop's own step on clips read from shards. Waiting for data counts in neither, nor
-do the peer's three probes and its log. Without ``--peer`` only our lines are printed. ``--compile``
-is ``train.compile``.
+do the peer's three probes and its log. Windows are cut in our step, but by the peer's data loader,
+so they are not in the whole that is compared. Without ``--peer`` only our lines are printed.
+``--compile`` is ``train.compile``.
 
-One JSON line per part of the step, one for the whole of it (``ratio``: the peer's seconds over
-ours, the median over steps; ``cpu_ratio`` in CPU seconds, which other work on the machine hardly
-changes), and one that sets our step against the limit: the same matrix products and convolutions,
-each timed alone, and nothing else.
+One JSON line per part of the step (``cpu_share``: its share of the CPU time of our step), one for
+the parts that are no networks together, one for the whole of the step (``ratio``: the peer's
+seconds over ours, the median over steps; ``cpu_ratio`` in CPU seconds, which other work on the
+machine hardly changes), and one that sets our step against the limit: the same matrix products and
+convolutions, each timed alone, and nothing else.
 """
 
 import argparse
@@ -37,15 +40,20 @@ from torch.utils.flop_counter import flop_registry
 from lafp.config import config_from_dict
 from lafp.train.compiled import compile_networks, uncompiled
 from lafp.train.context import LocalContext
+from lafp.train.engines import ddp
 from lafp.train.engines.ddp import DdpEngine
 from lafp.train.loop import _train_step
 from lafp.train.metrics.recorder import Recorder
+from lafp.train.tasks import lam
 from lafp.train.tasks.lam import LamTask, TrainLamConfig
 from ray_jobs.core.cluster import use_huge_pages
 from tests.synthetic_shards import moving_dot, write_shard_set
 
 SIZE_PX, NUM_FRAMES, WINDOWS_PER_CLIP, MAX_OFFSET_STEPS = 64, 32, 4, 10
 PARTS = ("augmentation", "forward", "backward", "optimizer", "ema")
+OURS_ALONE = ("windows", "gradient_norm")
+"""Parts of our step only. The second is a part of ``optimizer``."""
+NO_NETWORKS = ("augmentation", "windows", "ema")
 NUM_WARMUP_STEPS = 2
 NUM_LIMIT_ROUNDS = 5
 
@@ -108,6 +116,8 @@ class Ours:
 
     def _time_parts(self) -> None:
         clock, module, engine = self.clock, self.task.module, self.engine
+        lam.cut_windows = clock.timed("windows", lam.cut_windows)
+        ddp.clip_gradients = clock.timed("gradient_norm", ddp.clip_gradients)
         module.objective.augment = clock.timed("augmentation", module.objective.augment)
         module.forward = clock.timed("forward", module.forward)
         module.after_step = clock.timed("ema", module.after_step)
@@ -278,11 +288,12 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU if there is one")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     use_huge_pages()  # as in a training
     torch.set_num_threads(args.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     num_steps = NUM_WARMUP_STEPS + args.steps
     with tempfile.TemporaryDirectory() as folder:
         ours, peer = Ours(folder, args.batch_size, device, args.compile), None
@@ -306,6 +317,9 @@ def report(ours: Ours, peer: Peer | None, args: argparse.Namespace) -> None:
     }
     mine = {part: ours.clock.seconds(part) for part in PARTS}
     mine["whole"] = sum(mine.values())
+    mine |= {part: ours.clock.seconds(part) for part in OURS_ALONE}
+    mine["no_networks"] = sum(mine[part] for part in NO_NETWORKS)
+    steps = ours.clock.seconds("step")
     theirs: dict[str, Any] = {}
     if peer:
         theirs = {part: peer.clock.seconds(part) for part in PARTS}
@@ -313,7 +327,8 @@ def report(ours: Ours, peer: Peer | None, args: argparse.Namespace) -> None:
     for part, seconds in mine.items():
         name = "lam_step/vs_laom" + ("" if part == "whole" else f"/{part}")
         line: dict[str, Any] = {"bench": name, "ms": _ms(seconds), "cpu_ms": _ms(seconds, 1)}
-        if theirs:
+        line["cpu_share"] = round(float(np.median(seconds[:, 1] / steps[:, 1])), 4)
+        if part in theirs:
             ratio, cpu_ratio = np.median(theirs[part] / np.maximum(seconds, 1e-9), axis=0)
             line |= {"peer_ms": _ms(theirs[part]), "peer_cpu_ms": _ms(theirs[part], 1)}
             line |= {"cpu_ratio": round(float(cpu_ratio), 3), "ratio": round(float(ratio), 3)}
