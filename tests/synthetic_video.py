@@ -16,14 +16,15 @@ def moving_square(num_frames: int, height: int = 64, width: int = 96, seed: int 
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
     slope = rng.uniform(0.2, 0.9, 3) * x[..., None] + rng.uniform(0.2, 0.9, 3) * y[..., None]
-    frames = np.repeat((slope[None] + rng.uniform(0, 60, 3)).clip(0, 200), num_frames, axis=0)
+    first = (slope[None] + rng.uniform(0, 60, 3)).clip(0, 200).astype(np.uint8)
+    frames = np.repeat(first, num_frames, axis=0)
     side = height // 4
     start = rng.uniform(0, 1, 2)
     velocity = rng.uniform(1.5, 3, 2)
     for t in range(num_frames):
         top, left = ((start * 100 + velocity * t) % (height - side, width - side)).astype(int)
         frames[t, top : top + side, left : left + side] = 255, 240, 20
-    return frames.astype(np.uint8)
+    return frames
 
 
 def number_of(frame: np.ndarray) -> int:
