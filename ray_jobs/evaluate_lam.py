@@ -144,7 +144,7 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
     if lam is not None:
         rows += stage.once("use.json", list[MeasuredRow], measure_use)
     lary_lines = _write_lary_tables(cfg, stage, lam_uri)
-    subject = lam_subject(lam.uri, None, None) if lam else encoder_subject()
+    subject = lam_subject(lam.uri, shards.uri, None, None) if lam else encoder_subject()
     found = result_rows.thorough_probe_rows(subject, rows)
     write_results(stage.path("results.parquet"), found)
     results = one_run(run.uri, found, {})

@@ -53,11 +53,17 @@ def subjects(cfg: EvaluateConfig, run: RunDir, env: VectorEnv) -> dict[str, Subj
         ConfigError: A model is missing, or the environment's frames differ in size or rate from
             those that a policy was trained on.
     """
-    lam = lam_subject(lam_uri(cfg, run), cfg.study, cfg.variant)
+    lam = latent_action_model(cfg, run)
     found = {DEMONSTRATOR: demonstrator_subject(env, cfg.study, cfg.variant)}
     for method in cfg.methods:
         found[method.label] = method_subject(run.uri, method, lam, env)
     return found
+
+
+def latent_action_model(cfg: EvaluateConfig, run: RunDir) -> Subject:
+    """Describes the latent action model."""
+    shards = labeled_shards(cfg, run) if has_labeled_shards(cfg, run) else None
+    return lam_subject(lam_uri(cfg, run), shards, cfg.study, cfg.variant)
 
 
 def labeled_shards(cfg: EvaluateConfig, run: RunDir) -> str:

@@ -23,7 +23,7 @@ from lafp.evaluate.rows.outcomes import (
     write_outcomes,
 )
 from lafp.evaluate.rows.results import DEMONSTRATOR, Result, Subject
-from lafp.evaluate.rows.subjects import lam_subject, supervised_clips
+from lafp.evaluate.rows.subjects import supervised_clips
 from lafp.finished.saved_model import read_card
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.evaluation import measured
@@ -42,7 +42,7 @@ def view_latents(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> None:
 def probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result]:
     """Probes the LAM on the labeled clips; without any, returns what its training measured."""
     lam_uri = measured.lam_uri(cfg, run)
-    lam = lam_subject(lam_uri, cfg.study, cfg.variant)
+    lam = measured.latent_action_model(cfg, run)
     if not measured.has_labeled_shards(cfg, run):
         return result_rows.probe_rows(lam, read_card(lam_uri, "lam")["metrics"])
     shards = measured.labeled_shards(cfg, run)

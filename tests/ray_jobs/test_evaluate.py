@@ -193,6 +193,7 @@ def test_the_probe_stands_beside_its_controls(evaluated):
     assert over.value == pytest.approx(r2["lam"] - r2["embedding"]) and over.low <= over.high
     # All four training episodes supervised, so two of the four held-out ones are measured.
     assert 2 * 5 <= of_lam.n["probe_r2"] <= 2 * 8
+    assert of_lam.labeled_episodes["probe_r2"] == 4 and pd.isna(of_lam.label_fraction["probe_r2"])
 
 
 def test_every_outcome_is_kept_and_methods_share_their_episodes(evaluated):

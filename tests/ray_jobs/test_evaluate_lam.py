@@ -102,6 +102,8 @@ def test_the_table_holds_probes_controls_sums_codes_and_transfer(evaluated):
     # A quarter of the 10 training episodes supervised the LAM, so the probe is fitted on the rest.
     lengths = pq.read_table(f"{stage.uri}/../shards/labeled/clips.parquet").to_pylist()
     most = sum(row["num_frames"] - 1 for row in lengths if row["split"] == "train")
+    num_labels = probed.labeled_transitions["lam"]
+    assert probed.labeled_episodes["lam"] == 3 and 3 * 9 <= num_labels <= 3 * 13
     fits = [int(m.removeprefix("probe_r2_at_")) for m in table.metric if "probe_r2_at" in m]
     assert 0.5 * most < max(fits) < 0.9 * most
 

@@ -6,7 +6,7 @@ computed once.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,15 +28,42 @@ _WITHOUT_LABELS = (DEMONSTRATOR, "nothing", "embedding", "random_lam")
 class Group:
     """One metric of one method in one setting, over all seeds."""
 
-    subject: Result
-    """The row of the first seed. It says what was measured."""
+    rows: tuple[Result, ...]
+    """The row of each seed."""
     interval: Interval
-    per_seed: tuple[float, ...]
+
+    @property
+    def subject(self) -> Result:
+        """The row of the first seed. It says what was measured."""
+        return self.rows[0]
+
+    @property
+    def per_seed(self) -> tuple[float, ...]:
+        """The value of each seed."""
+        return tuple(row.value for row in self.rows)
 
     @property
     def value(self) -> float:
         """Mean over the seeds."""
         return self.interval.mean
+
+    @property
+    def labeled_transitions(self) -> int | None:
+        """Labels that training saw: the median over seeds, whose episodes may differ in length."""
+        found = [r.labeled_transitions for r in self.rows if r.labeled_transitions is not None]
+        return round(np.median(found)) if found else None
+
+    def difference(self, other: "Group") -> Interval | None:
+        """Returns the mean difference to another group, seed by seed.
+
+        Runs of one seed share demonstrations and held-out episodes, whose luck so cancels out.
+
+        Returns:
+            The difference with its interval over seeds; None with fewer than two seeds in both.
+        """
+        theirs = {row.seed: row.value for row in other.rows}
+        found = [[row.value - theirs[row.seed]] for row in self.rows if row.seed in theirs]
+        return interval_of_mean(found) if len(found) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +75,8 @@ class Results:
     outcomes: Mapping[Key, Mapping[int, np.ndarray]]
     """Key of a method -> seed -> the outcome of every episode, float [N]. The episodes of a seed
     are the same for all methods."""
+    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Variant -> its value on each axis of the study. A variant that is missing has one axis."""
 
     @cached_property
     def rows(self) -> tuple[Result, ...]:
@@ -69,6 +98,22 @@ class Results:
         """Variants in the order of the runs; ``[None]`` if the runs vary nothing."""
         return list(dict.fromkeys(row.variant for row in self.rows)) or [None]
 
+    def values_of(self, variant: str | None) -> tuple[str, ...]:
+        """Returns the variant's value on each axis of the study."""
+        return self.axes.get(variant or "", (variant or "",))
+
+    @cached_property
+    def settings(self) -> dict[str, dict[str, str | None]]:
+        """Maps the values on all axes but the first to: value on the first axis -> variant.
+
+        Variants of one setting are compared with each other.
+        """
+        found: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+        for variant in self.variants:
+            first, *others = self.values_of(variant)
+            found["-".join(others)][first] = variant
+        return dict(found)
+
     @cached_property
     def label_fractions(self) -> list[float]:
         """Shares of the labels that a study varies, in rising order; empty if it varies none.
@@ -81,8 +126,8 @@ class Results:
     def labels_in_words(self, fraction: float) -> str:
         """Writes how many labeled transitions and episodes a share has, or the share if unknown.
 
-        Rows count the labels of their action decoder. Where a study varies those of the LAM alone
-        (``label_scope``), they are not the ones that vary, so the share is written.
+        Rows of methods count the labels of their action decoder, rows of probes those of the LAM.
+        Only those count that the study varies (``label_scope``).
 
         Seeds may draw episodes of different lengths: the median is written.
         """
@@ -90,7 +135,7 @@ class Results:
             (row.labeled_transitions, row.labeled_episodes)
             for row in self.rows
             if row.label_fraction == fraction
-            and row.label_scope != "lam"
+            and _counts_varied_labels(row)
             and row.labeled_transitions is not None
             and row.labeled_episodes is not None
         ]
@@ -169,11 +214,7 @@ class Results:
         return [row for rows in self.by_run.values() for row in _without_disturbed(rows)]
 
     def _group(self, metric: str, rows: Sequence[Result]) -> Group:
-        return Group(
-            subject=rows[0],
-            interval=self._interval(metric, rows),
-            per_seed=tuple(row.value for row in rows),
-        )
+        return Group(rows=tuple(rows), interval=self._interval(metric, rows))
 
     def _interval(self, metric: str, rows: Sequence[Result]) -> Interval:
         if len(rows) == 1 and rows[0].low is not None:
@@ -189,6 +230,15 @@ def _finite(values_per_seed: Iterable[np.ndarray]) -> list[np.ndarray]:
     """Leaves out episodes without a finite outcome, and seeds without any other episode."""
     kept = (values[np.isfinite(values)] for values in values_per_seed)
     return [values for values in kept if len(values)]
+
+
+def _counts_varied_labels(row: Result) -> bool:
+    """Tells whether a row of a study over shares of the labels counts the labels that vary."""
+    if row.method != "lam":
+        return row.label_scope != "lam" and row.method not in _WITHOUT_LABELS
+    # A LAM that no label supervised is the same for all shares.
+    is_varied = bool(row.supervision_weight) or row.label_fraction == 0
+    return row.label_scope in ("lam", "both") and is_varied
 
 
 def _is_timing(row: Result) -> bool:

@@ -100,7 +100,8 @@ class Subject:
     label_fraction: float | None = None
     """Share of the labeled clips that training saw."""
     labeled_transitions: int | None = None
-    """Number of labeled transitions that training saw, of ``labeled_episodes`` episodes."""
+    """Number of labeled transitions that training saw, of ``labeled_episodes`` episodes. For probes
+    it is the LAM's training: 0 without supervision, None if its labels are not at hand."""
     labeled_episodes: int | None = None
     label_scope: str | None = None
     """Training that ``label_fraction`` limits: ``action_decoder``, ``lam`` or ``both``;

@@ -19,16 +19,42 @@ from lafp.train.transitions import anchor_range
 from lafp.types import ObsSpec
 
 
-def lam_subject(lam_uri: str, study: str | None, variant: str | None) -> Subject:
-    """Describes the latent action model, for the rows of its probes."""
-    config = StageDir(lam_uri, "lam").config()
+def lam_subject(
+    lam_uri: str, labeled_shards: str | None, study: str | None, variant: str | None
+) -> Subject:
+    """Describes the latent action model, for the rows of its probes.
+
+    It gets the number of labels that supervised it, but no ``label_fraction``: a study whose rows
+    all have one is a study over shares of the labels.
+
+    Args:
+        lam_uri: Folder of the latent action model.
+        labeled_shards: Labeled set at hand, if any. Labels can be counted only if they supervised
+            the model from this set.
+        study: Name of the study.
+        variant: What the study varied in this run.
+    """
+    config, card = StageDir(lam_uri, "lam").config(), read_card(lam_uri, "lam")
+    supervision = config_from_dict(SupervisionConfig, config["supervision"])
+    labels: tuple[int | None, int | None] = (None, None)
+    if supervision.weight == 0:
+        labels = (0, 0)
+    elif labeled_shards is not None and _was_trained_with(lam_uri, labeled_shards):
+        labels = count_labels(
+            labeled_shards,
+            supervision.label_fraction,
+            supervision.label_seed,
+            config_from_dict(ObsSpec, card["specs"]["obs"]).frame_stack,
+        )
     return Subject(
         label="lam",
         method="lam",
         study=study,
         variant=variant,
-        objective=read_card(lam_uri, "lam")["config"]["name"],
-        supervision_weight=config["supervision"]["weight"],
+        objective=card["config"]["name"],
+        supervision_weight=supervision.weight,
+        labeled_transitions=labels[0],
+        labeled_episodes=labels[1],
         seed=config["train"]["seed"],
     )
 
@@ -46,16 +72,21 @@ def supervised_clips(lam_uri: str, shards: str) -> frozenset[str]:
     Raises:
         ConfigError: The folder does not say how the LAM was trained.
     """
+    if not _was_trained_with(lam_uri, shards):
+        return frozenset()
+    config = StageDir(lam_uri, "lam").config()
+    return config_from_dict(SupervisionConfig, config["supervision"]).clips_of(shards)
+
+
+def _was_trained_with(lam_uri: str, shards: str) -> bool:
+    """Tells whether a LAM read this labeled set, which is known by its content."""
     lam = StageDir(lam_uri, "lam")
     if not lam.is_begun():
         raise ConfigError(
             f"{lam_uri} holds a model without provenance.json and config.yaml, which say whose "
             "labels supervised it. Copy the whole folder that train_lam wrote."
         )
-    if lam.provenance()["inputs"].get("labeled_shards") != shards_sha256(shards):
-        return frozenset()
-    supervision = config_from_dict(SupervisionConfig, lam.config()["supervision"])
-    return supervision.clips_of(shards)
+    return bool(lam.provenance()["inputs"].get("labeled_shards") == shards_sha256(shards))
 
 
 def demonstrator_subject(env: VectorEnv, study: str | None, variant: str | None) -> Subject:

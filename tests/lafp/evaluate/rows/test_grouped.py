@@ -46,7 +46,8 @@ def test_two_methods_are_compared_on_the_same_episodes(study):
     assert gain.mean == pytest.approx(0.1)
     # All episodes that raw wins, LAFP wins too: the paired interval is narrower than either's own.
     assert 0 < gain.low < gain.high < 0.25
-    alone = replace(groups["raw"], subject=replace(groups["raw"].subject, label="unknown"))
+    unknown = replace(groups["raw"].subject, label="unknown")
+    alone = replace(groups["raw"], rows=(unknown,))
     assert study.gain(groups["lafp"], alone) is None
 
 
@@ -105,11 +106,75 @@ def test_a_curve_is_a_method_over_rising_shares_with_intervals_over_both_seeds()
     assert lapo[0.1].per_seed == (0.5, 0.525)
 
 
-def test_labels_that_only_the_lam_saw_are_written_as_their_share():
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [
+        ("action_decoder", "2,000 labeled transitions (60 episodes)"),
+        ("lam", "1,000 labeled transitions (30 episodes)"),
+    ],
+)
+def test_only_the_labels_that_a_study_varies_are_counted(scope, words):
     decoder = replace(FLOW, label_fraction=0.1, labeled_transitions=2_000, labeled_episodes=60)
-    for scope, words in (("both", "2,000 labeled transitions"), ("lam", "10 % of the labels")):
-        row = Result.of(replace(decoder, label_scope=scope), "success", 0.5, 40)
-        assert one_run("/r", [row], {}).labels_in_words(0.1).startswith(words)
+    lam = replace(
+        decoder, label="lam", method="lam", supervision_weight=0.5,
+        labeled_transitions=1_000, labeled_episodes=30,
+    )  # fmt: skip
+    without = replace(lam, supervision_weight=0.0, labeled_transitions=0, labeled_episodes=0)
+    rows = [
+        Result.of(replace(subject, label_scope=scope), "probe_r2", 0.5, 40)
+        for subject in (decoder, lam, without, without, without)
+    ]
+    assert one_run("/r", rows, {}).labels_in_words(0.1) == words
+
+
+def test_labels_of_the_lam_that_were_not_counted_are_written_as_their_share():
+    decoder = replace(FLOW, label_fraction=0.1, labeled_transitions=2_000, labeled_episodes=60)
+    row = Result.of(replace(decoder, label_scope="lam"), "success", 0.5, 40)
+    assert one_run("/r", [row], {}).labels_in_words(0.1) == "10 % of the labels"
+
+
+def probed(variant: str, values: dict[int, float], num_labels: int = 0) -> list[Results]:
+    lam = Subject(label="lam", method="lam", variant=variant, labeled_transitions=num_labels)
+    rows = {seed: [Result.of(lam, "probe_r2", value, 100)] for seed, value in values.items()}
+    return [one_run(f"/{variant}-{seed}", of, {}, seed=seed) for seed, of in rows.items()]
+
+
+def test_variants_are_compared_seed_by_seed_so_that_the_luck_of_a_seed_cancels_out():
+    luck = {0: 0.0, 1: 0.3, 2: 0.6}
+    ours = probed("laom", {seed: 0.2 + value for seed, value in luck.items()})
+    # Another order, and a seed that the other variant has not.
+    theirs = probed("lapo", {3: 0.9, **{seed: 0.1 + luck[seed] for seed in (2, 1, 0)}})
+    laom, lapo = merged([*ours, *theirs]).of_metric("probe_r2")
+    found = laom.difference(lapo)
+    assert found.num_seeds == 3 and found.mean == pytest.approx(0.1)
+    assert found.low == pytest.approx(found.high), "every seed has the same difference"
+    assert laom.interval.high - laom.interval.low > 1
+
+
+def test_a_grid_is_taken_apart_into_settings_that_differ_in_all_axes_but_the_first():
+    variants = {
+        f"{model}-{ground}": (model, ground) for model in ("lapo", "la-om") for ground in ("a", "b")
+    }
+    runs = [run for variant in variants for run in probed(variant, {0: 0.5})]
+    assert merged(runs).settings == {"": {variant: variant for variant in variants}}
+    assert replace(merged(runs), axes=variants).settings == {
+        "a": {"lapo": "lapo-a", "la-om": "la-om-a"},
+        "b": {"lapo": "lapo-b", "la-om": "la-om-b"},
+    }
+    assert one_run("/r", [], {}).settings == {"": {"": None}}
+
+
+def test_one_common_seed_makes_no_difference_with_an_interval():
+    laom, lapo = merged([*probed("laom", {0: 0.2, 1: 0.3}), *probed("lapo", {1: 0.1})]).of_metric(
+        "probe_r2"
+    )
+    assert laom.difference(lapo) is None
+
+
+def test_seeds_with_episodes_of_different_lengths_have_the_median_number_of_labels():
+    runs = [run for seed in range(3) for run in probed("laom", {seed: 0.5}, 100 + 10 * seed**2)]
+    (laom,) = merged(runs).of_metric("probe_r2")
+    assert laom.labeled_transitions == 110
 
 
 def test_the_best_run_is_the_one_with_the_highest_success_demonstrators_aside():
