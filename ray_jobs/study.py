@@ -178,7 +178,9 @@ def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) ->
         if cell.name not in missing:
             runs.append(read_run(run_dir(run, cell.name), **about))
     shared = sharing(graph_of(cfg)) if cfg.labels else None
-    return write_study(run.uri, cfg.name, merged(runs), missing=missing, sharing=shared)
+    axes = {cell.variant: cell.values for cell in cells(cfg)} if cfg.axes else {}
+    results = replace(merged(runs), axes=axes)
+    return write_study(run.uri, cfg.name, results, missing=missing, sharing=shared)
 
 
 def parts(cfg: StudyConfig, run: RunDir) -> list[Part]:

@@ -1,6 +1,7 @@
 """Results of a study and of a sweep, as their runs' evaluations leave them: invented numbers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,3 +48,49 @@ def sweep() -> Results:
             shares = {"flow": share, DEMONSTRATOR: 1.0}
             runs.append(_run(uri, subjects, shares, seed=seed, **about))
     return merged(runs)
+
+
+LADDER = {
+    "lapo": (0.15, 0), "lapo_k": (0.2, 0), "lapo_k_z": (0.3, 0),
+    "laom_without_augmentation": (0.35, 0), "laom": (0.4, 0),
+    "laom_labels_1": (0.45, 499), "laom_labels_5": (0.55, 2_495), "laom_labels_20": (0.7, 9_980),
+    "labels_only_1": (0.12, 499), "labels_only_5": (0.25, 2_495), "labels_only_20": (0.5, 9_980),
+    "laom_masks": (0.6, 0), "laom_masks_labels_5": (0.68, 2_495), "random_network": (0.1, 0),
+}  # fmt: skip
+"""Variant -> R² of the probe, and labeled transitions."""
+UNTRAINED_R2 = 0.12
+GROUNDS = {"distractors": 0.0, "clean": 0.2}
+"""Ground -> what it adds to all R²."""
+
+
+def ladder(names: Sequence[str] = tuple(LADDER), num_seeds: int = 3) -> Results:
+    """Probes alone: latent action models with and without distractors, and their controls."""
+    variants = {f"{name}-{ground}": (name, ground) for name in names for ground in GROUNDS}
+    runs = []
+    for seed in range(num_seeds):
+        for variant, (name, ground) in variants.items():
+            r2, num_labels = LADDER[name]
+            # All models of a seed have the same luck, and a little of their own.
+            luck = 0.05 * seed + 0.004 * ((len(name) + seed) % 3)
+            r2 = r2 + luck + GROUNDS[ground]
+            lam = Subject(
+                label="lam", method="lam", variant=variant, objective="laom",
+                labeled_transitions=num_labels, labeled_episodes=num_labels // 499,
+            )  # fmt: skip
+            values = {"probe_r2": r2, "probe_r2_noise": 0.9 * r2}
+            if ground == "distractors":
+                values |= {"probe_r2_seen": r2 + 0.02, "probe_r2_unseen": r2 - 0.1}
+            untrained = UNTRAINED_R2 + luck + GROUNDS[ground]
+            values["probe_gain_over_random_lam"] = r2 - untrained
+            rows = [
+                Result.of(lam, m, v, 3_992, low=v - 0.04, high=v + 0.04) for m, v in values.items()
+            ]
+            for control, value in (("embedding", 0.1 + GROUNDS[ground]), ("random_lam", untrained)):
+                subject = replace(lam, label=control, method=control)
+                rows.append(
+                    Result.of(
+                        subject, "probe_r2", value, 3_992, low=value - 0.04, high=value + 0.04
+                    )
+                )
+            runs.append(one_run(f"/s/runs/{variant}-seed_{seed}", rows, {}, seed=seed))
+    return replace(merged(runs), axes=variants)

@@ -45,6 +45,8 @@ class Dot:
     """Leave a gap above."""
     points: Sequence[float] = ()
     """Single seeds, drawn small."""
+    beside: Sequence["Dot"] = ()
+    """Others in the same row, without their values, e.g. controls. A legend has their titles."""
 
     @classmethod
     def of(cls, group: Group, **looks: Any) -> "Dot":
@@ -100,8 +102,11 @@ def dots(panels: Sequence[DotPanel], num_columns: int = 3, width_in: float = 8.4
         for panel in panels
     )
     has_titles = any(panel.title or panel.reference for panel in panels)
+    others = {dot.title: dot for panel in panels for row in panel.rows for dot in row.beside}
 
     def paint(axes: list["Axes"]) -> None:
+        if others:
+            _add_legend(axes[0], list(others.values()))
         for i, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
             _paint_dots(ax, panel)
             titles = [row.title for row in panel.rows]
@@ -110,10 +115,26 @@ def dots(panels: Sequence[DotPanel], num_columns: int = 3, width_in: float = 8.4
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
 
-    height_in = (0.62 + 0.29 * (most + 0.2) + 0.2 * has_titles) * num_rows
+    height_in = (0.62 + 0.29 * (most + 0.2) + 0.2 * has_titles) * num_rows + 0.3 * bool(others)
     return Drawing(
         width_in=width_in, height_in=height_in, paint=paint, columns=num_columns, rows=num_rows
     )
+
+
+def _add_legend(ax: "Axes", dots: Sequence[Dot]) -> None:
+    """Names the dots that stand beside others, above all panels."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], ls="", **_mark(dot), label=dot.title) for dot in dots]
+    figure: Any = ax.figure
+    figure.legend(
+        handles=handles, ncols=len(dots), frameon=False, fontsize=8.5, loc="outside upper right"
+    )
+
+
+def _mark(dot: Dot) -> dict[str, Any]:
+    face = "white" if dot.is_open else dot.color
+    return {"marker": "o", "ms": 6.5, "mfc": face, "mec": dot.color, "mew": 1.4}
 
 
 def _paint_dots(ax: "Axes", panel: DotPanel) -> None:
@@ -145,11 +166,11 @@ def _paint_dots(ax: "Axes", panel: DotPanel) -> None:
 
 def _paint_dot(ax: "Axes", row: Dot, at: float, text: str) -> None:
     ax.axhline(at, color=FAINT, lw=0.5, zorder=0)
-    if row.low is not None and row.high is not None:
-        ax.plot([row.low, row.high], [at, at], color=row.color, lw=2.2, alpha=0.55)
-    ax.plot(row.points, [at] * len(row.points), "|", ms=8, mew=1, color=row.color, alpha=0.8)
-    face = "white" if row.is_open else row.color
-    ax.plot(row.value, at, "o", ms=6.5, mfc=face, mec=row.color, mew=1.4)
+    for dot in (*row.beside, row):  # the row's own lies above the others
+        if dot.low is not None and dot.high is not None:
+            ax.plot([dot.low, dot.high], [at, at], color=dot.color, lw=2.2, alpha=0.55)
+        ax.plot(dot.points, [at] * len(dot.points), "|", ms=8, mew=1, color=dot.color, alpha=0.8)
+        ax.plot(dot.value, at, **_mark(dot))
     ax.annotate(
         text,
         (1.0, at),

@@ -105,6 +105,26 @@ def headline_of_latents(
     return [*lines, *(view_findings(views) if views else [])]
 
 
+def headline_of_probes(results: Results) -> list[str]:
+    """Says which variants' latent actions hold the most: the headline of a study of probes alone.
+
+    Returns:
+        Sentences about each setting; none where methods were rolled out.
+    """
+    if any(policies(results, variant, results.outcome) for variant in results.variants):
+        return []
+    lines = []
+    for setting, variants in results.settings.items():
+        found = {
+            name or "z": groups["lam"]
+            for name, variant in variants.items()
+            if "lam" in (groups := results.of_variant(variant, "probe_r2"))
+        }
+        first, *others = [*_best_probe(found), *_above_untrained(results, found)] or [""]
+        lines += [f"{setting}: {first}" if setting else first, *others] if first else []
+    return lines
+
+
 def warnings(results: Results, views: LatentViews | None, lam: Mapping[str, Any]) -> list[Note]:
     """Warns in plain words of a LAM that holds nothing, or whose worth is not known.
 
@@ -132,6 +152,40 @@ def warnings(results: Results, views: LatentViews | None, lam: Mapping[str, Any]
     remarks = ("little_motion", "no_probe", "few_episodes")  # of ``data_remarks``
     signs += [lam[remark] for remark in remarks if lam.get(remark)]
     return [Note(level="warning", text=text) for text in signs]
+
+
+def _best_probe(found: Mapping[str, Group]) -> list[str]:
+    """Names the variant with the highest R², and compares it with the next one."""
+    if not found:
+        return []
+    number = METRICS["probe_r2"].number
+    (name, best), *others = sorted(found.items(), key=lambda item: -item[1].value)
+    if not others:
+        return [f"{name} has probe R² {best.interval.written(number)}."]
+    text = f"{name} has the highest probe R² of {len(found)} variants, "
+    text += f"{best.interval.written(number)}"
+    next_name, next_best = others[0]
+    if (gain := best.difference(next_best)) is None:
+        return [f"{text}; the next is {next_name} with {next_best.interval.written(number)}."]
+    verdict = "it is better" if gain.low > 0 else "these seeds do not tell the two apart"
+    return [f"{text}; {gain.written('{:+z.2f}'.format)} over {next_name}, the next: {verdict}."]
+
+
+def _above_untrained(results: Results, found: Mapping[str, Group]) -> list[str]:
+    """Says which variants hold more than an untrained model, as differences on equal episodes."""
+    gains = {g.subject.key: g.interval for g in results.of_metric("probe_gain_over_random_lam")}
+    is_above = {
+        name: gain.low > 0
+        for name, probe in found.items()
+        if (gain := gains.get(probe.subject.key)) and gain.num_values > 1
+    }
+    texts = {
+        "Above their untrained controls": [name for name in is_above if is_above[name]],
+        "Not above them, or not by more than the interval": [
+            n for n in is_above if not is_above[n]
+        ],
+    }
+    return [f"{text}: {', '.join(names)}." for text, names in texts.items() if names]
 
 
 def best_run(results: Results) -> dict[str, str]:

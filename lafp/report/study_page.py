@@ -13,7 +13,7 @@ from lafp.evaluate.rows.results import write_results
 from lafp.report import charts
 from lafp.report.blocks import Block, Figure, Heading, Note, Section, Table, Text
 from lafp.report.drawings import Drawing
-from lafp.report.headline import best_run, headline, sentence
+from lafp.report.headline import best_run, headline, headline_of_probes, sentence
 from lafp.report.methods import policies
 from lafp.report.page import render_page
 from lafp.report.sections import curves, outcome, over_tasks, overview, result_sections
@@ -42,16 +42,20 @@ def write_study(
         the labels names its best run too.
     """
     write_results(storage.join(uri, "results.parquet"), results.rows)
+    labels = curves.over_labels(results)
     headlines = {
         variant or "": lines
         for variant in ([] if results.label_fractions else results.variants)
         if (lines := headline(results, variant))
     }
-    labels = curves.over_labels(results)
+    of_probes = [] if results.label_fractions else headline_of_probes(results)
+    if of_probes:
+        headlines = {"": of_probes}
     of_variants = labels or _of_variants(results)
     shared = [] if labels else [s for s in (overview.section(results),) if s]
     tasks = [] if labels else [s for s in (over_tasks.section(results),) if s]
-    write_tables(uri, [*tasks, *(shared or of_variants)], headlines if not shared else {})
+    told = headlines if of_probes or not shared else {}
+    write_tables(uri, [*tasks, *(shared or of_variants)], told)
     if plot := _plot(results, shared or labels):
         storage.write_bytes(storage.join(uri, "plot.png"), plot.png())
     best = best_run(results) if labels else {}

@@ -175,12 +175,17 @@ class Cell:
 
     name: str
     """Name of the run's folder below ``runs/``."""
-    variant: str
-    """Labels of the values on ``axes``."""
+    values: tuple[str, ...]
+    """Label of the value on each of ``axes``."""
     seed: int
     label_fraction: float | None
     """Share of the labels; None if the study does not vary it."""
     pipeline: PipelineConfig
+
+    @property
+    def variant(self) -> str:
+        """The names of all values, joined. Seed and share of the labels are no part of it."""
+        return "-".join(self.values)
 
 
 @functools.cache
@@ -245,7 +250,7 @@ def _cell(
     evaluate = replace(pipeline.evaluate, study=cfg.name, variant="-".join(labels) or None)
     return Cell(
         name="-".join([*labels, f"seed_{seed}"]),
-        variant="-".join(value.label for value in values),
+        values=tuple(value.label for value in values),
         seed=seed,
         label_fraction=fraction,
         pipeline=replace(pipeline, evaluate=evaluate),

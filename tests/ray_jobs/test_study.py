@@ -170,6 +170,22 @@ def test_a_part_of_a_study_is_run_by_the_labels_of_its_values(tmp_path, only, na
     assert found == {f"{name}-seed_{seed}" for name in names for seed in (0, 1)}
 
 
+def test_a_run_knows_its_value_on_each_axis_though_its_name_alone_does_not_tell(tmp_path):
+    text = f"""
+        name: toy
+        pipeline: {{extends: {CONFIGS}/pipeline/tiny.yaml}}
+        axes:
+          - {{values: [{{label: la-po}}, {{label: laom}}]}}
+          - {{values: [{{label: x-y}}]}}
+        seeds: [0]
+        """
+    runs = cells(load(tmp_path, text))
+    assert {run.variant: run.values for run in runs} == {
+        "la-po-x-y": ("la-po", "x-y"),
+        "laom-x-y": ("laom", "x-y"),
+    }
+
+
 def test_a_part_of_a_study_names_labels_that_it_has(tmp_path):
     text = f"""
         name: toy

@@ -30,6 +30,18 @@ def test_dots_write_their_values_in_the_given_form():
     assert {"0.125", "0.500"} <= set(shown)
 
 
+def test_dots_beside_others_are_named_once_and_write_no_values():
+    control = charts.Dot(title="untrained", value=0.25, is_open=True)
+    rows = [charts.Dot(title=name, value=0.5, beside=[control]) for name in ("lapo", "laom")]
+    panels = [
+        charts.DotPanel(rows=rows, xlabel="R²", title=title, form="{:.4f}".format)
+        for title in ("seen", "unseen")
+    ]
+    shown = texts(charts.dots(panels).svg())
+    assert shown.count("untrained") == 1
+    assert shown.count("0.5000") == 4 and "0.2500" not in shown
+
+
 def test_equal_legends_are_drawn_once_and_single_curves_have_none():
     line = charts.Line(title="alone", x=[0, 1], y=[1, 2])
     pair = [charts.Line(title=name, x=[0, 1], y=[1, 2]) for name in ("left", "right")]

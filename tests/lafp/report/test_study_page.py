@@ -13,7 +13,7 @@ from lafp.evaluate.rows.results import Result, Subject
 from lafp.report.blocks import NO_VALUE
 from lafp.report.study_page import write_study
 from tests.browser import browsing, tables_cut_off
-from tests.synthetic_results import study_of, sweep
+from tests.synthetic_results import LADDER, ladder, study_of, sweep
 
 SHARES = {"latent_bc": 0.1, "naive": 0.4, "lafp": 0.9, "raw": 0.8}
 SUBJECTS = {
@@ -58,11 +58,46 @@ def test_variants_with_one_method_each_stand_in_one_table_and_one_chart(tmp_path
     write_study(str(tmp_path), "distractors", merged(runs))
     table = (tmp_path / "table.md").read_text().splitlines()
     assert table[2:] == [
-        f"| lapo | 0.10 [0.10, 0.10] | {NO_VALUE} | {NO_VALUE} | 20 % [20, 20] |",
-        f"| laom | 0.30 [0.30, 0.30] | {NO_VALUE} | {NO_VALUE} | 75 % [75, 75] |",
+        f"| lapo | 0.10 [0.10, 0.10] | {NO_VALUE} | 20 % [20, 20] |",
+        "| laom | 0.30 [0.30, 0.30] | +0.20 [+0.20, +0.20] | 75 % [75, 75] |",
     ]
     assert (tmp_path / "plot.png").stat().st_size > 5000
     assert "All variants" in (tmp_path / "report.html").read_text()
+
+
+def test_a_study_of_probes_alone_has_a_table_a_plot_and_a_headline(tmp_path):
+    summary = write_study(str(tmp_path), "ladder", ladder())
+    text = (tmp_path / "table.md").read_text()
+    first, distractors, clean = text.strip().split("\n\n")
+    assert first.startswith("distractors: laom_labels_20 has the highest probe R² of 14 variants, ")
+    assert "over laom_masks_labels_5, the next: it is better." in first
+    assert "Not above them, or not by more than the interval: labels_only_1, random_net" in first
+    assert summary["findings"] == [f"ladder: {first}"]
+    head, _, *rows = distractors.splitlines()
+    assert head == (
+        "| Variant, distractors | Labeled transitions | Probe R² of latent actions | Above lapo | "
+        "Seen | Unseen | Exploration noise | Control: embedding | Control: untrained |"
+    )
+    cells = {row.split(" | ")[0].removeprefix("| "): row.split(" | ")[1:] for row in rows}
+    assert list(cells) == list(LADDER)
+    assert cells["lapo"][0] == "0" and cells["lapo"][2] == NO_VALUE
+    num, r2, above, seen, unseen, noise, *controls = cells["laom_labels_20"]
+    assert num == "9,980" and r2.startswith("0.75 [") and noise.startswith("0.68 [")
+    # The seeds differ by 0.1, and so does R² of both variants.
+    assert above == "+0.55 [+0.53, +0.57]" and r2 == "0.75 [0.63, 0.87]"
+    assert (seen, unseen) == ("0.77", "0.65") and controls == ["0.10", "0.17 |"]
+    assert "Unseen" not in clean and "+0.55 [+0.53, +0.57]" in clean
+    assert (tmp_path / "plot.png").stat().st_size > 20_000
+    page = unescape((tmp_path / "report.html").read_text())
+    assert "<h2>All variants</h2>" in page and "distractors: laom_labels_20 has the" in page
+
+
+def test_one_seed_of_probes_alone_is_told_without_differences_over_seeds(tmp_path):
+    write_study(str(tmp_path), "ladder", ladder(("lapo", "laom"), num_seeds=1))
+    text = (tmp_path / "table.md").read_text()
+    assert "highest probe R² of 2 variants, 0.40 [0.36, 0.44]; the next is lapo with 0.15 [" in text
+    assert "Above lapo" not in text and "Labeled transitions" not in text
+    assert "| laom | 0.40 [0.36, 0.44] | 0.42 | 0.30 |" in text
 
 
 def test_where_the_outcome_is_a_return_the_page_never_speaks_of_success(tmp_path):
@@ -211,8 +246,8 @@ def test_a_study_of_several_tasks_compares_methods_over_all_of_them(tmp_path):
     assert "interquartile" not in (tmp_path / "table.md").read_text()
 
 
-def test_no_table_of_a_study_or_a_sweep_is_cut_off_in_a_window_of_1300_px(study, tmp_path):
+def test_no_table_of_a_study_is_cut_off_in_a_window_of_1300_px(study, tmp_path):
     with browsing() as page:
-        for name, results in {"study": study, "sweep": sweep()}.items():
+        for name, results in {"study": study, "sweep": sweep(), "ladder": ladder()}.items():
             write_study(str(tmp_path / name), name, results)
             assert tables_cut_off(page, tmp_path / name / "report.html") == []
