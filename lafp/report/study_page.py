@@ -53,7 +53,7 @@ def write_study(
         headlines = {"": of_probes}
     of_variants = labels or _of_variants(results)
     shared = [] if labels else [s for s in (overview.section(results),) if s]
-    tasks = [] if labels else [s for s in (over_tasks.section(results),) if s]
+    tasks = [s for s in (over_tasks.section(results),) if s]
     told = headlines if of_probes or not shared else {}
     write_tables(uri, [*tasks, *(shared or of_variants)], told)
     if plot := _plot(results, shared or labels):

@@ -1,8 +1,9 @@
 """Files that a study writes: tables, plot, rows and page."""
 
-import re
+from collections.abc import Sequence
 from dataclasses import replace
 from html import unescape
+from itertools import product
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -225,24 +226,70 @@ def test_a_decoder_met_with_other_solver_steps_has_a_row_of_its_own(tmp_path):
     assert found == {"0.009", "0.061"} and len(lines) == 4
 
 
+def over_two_tasks(
+    models: dict[str, float], fractions: Sequence[float | None] = (None,), num_labels: int = 600
+) -> Results:
+    """Two tasks, the models with what they add to the success, shares of the labels, four seeds."""
+    runs, axes = [], {}
+    for task, ease in (("cheetah", 0.2), ("walker", 0.0)):
+        for model, gain in models.items():
+            variant = f"{model}-{task}" if model else task
+            axes[variant] = (model, task) if model else (task,)
+            for fraction, seed in product(fractions, range(4)):
+                rows = [
+                    Result.of(
+                        Subject(label=label, method="latent_flow", anchor_low=tau, anchor_high=tau,
+                                task=task, variant=variant),
+                        "success", share + ease + gain + 0.1 * (fraction or 0) + 0.01 * seed, 40,
+                    )
+                    for label, tau, share in (("lafp", 0.5, 0.4), ("raw", 0.0, 0.1))
+                ]  # fmt: skip
+                about = {"seed": seed}
+                if fraction is not None:
+                    about |= {"label_fraction": fraction, "label_scope": "both",
+                              "labeled_transitions": round(num_labels * fraction),
+                              "labeled_episodes": round(10 * fraction)}  # fmt: skip
+                runs.append(one_run(f"/{variant}-{fraction}-{seed}", rows, {}, **about))
+    return replace(merged(runs), axes=axes)
+
+
+def table_over_tasks(folder, results: Results) -> list[list[str]]:
+    write_study(str(folder), "tasks", results)
+    tables = (folder / "table.md").read_text().split("\n\n")
+    (lines,) = (table.splitlines() for table in tables if "interquartile" in table)
+    del lines[1]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
 def test_a_study_of_several_tasks_compares_methods_over_all_of_them(tmp_path):
-    runs = []
-    for task, shares in (("cheetah", (0.9, 0.5)), ("walker", (0.7, 0.3))):
-        for seed in range(4):
-            rows = [
-                Result.of(
-                    Subject(label=label, method="latent_flow", anchor_low=tau, anchor_high=tau,
-                            task=task),
-                    "success", share + 0.01 * seed, 40,
-                )
-                for label, tau, share in (("lafp", 0.5, shares[0]), ("raw", 0.0, shares[1]))
-            ]  # fmt: skip
-            runs.append(one_run(f"/{task}-{seed}", rows, {}, seed=seed, variant=task))
-    write_study(str(tmp_path), "tasks", merged(runs))
-    table = (tmp_path / "table.md").read_text()
-    assert re.search(r"LAFP .* \| 8[12] % \[", table)  # (0.72 + 0.73 + 0.9 + 0.91) / 4
-    assert "0 % [0, 0]" in table  # every run of raw is below every run of LAFP
-    write_study(str(tmp_path), "one", merged(runs[:4]))
+    results = over_two_tasks({"": 0.0})
+    _, ours, raw = table_over_tasks(tmp_path / "two", results)
+    assert ours[0].startswith("LAFP") and ours[2] == ""
+    assert ours[1].startswith(("51 % [", "52 % ["))  # (0.42 + 0.43 + 0.6 + 0.61) / 4
+    assert raw[2] == "0 % [0, 0]", "every run of raw is below every run of LAFP"
+    one_task = {uri: rows for uri, rows in results.by_run.items() if "cheetah" in uri}
+    write_study(str(tmp_path / "one"), "one", replace(results, by_run=one_task))
+    assert "interquartile" not in (tmp_path / "one/table.md").read_text()
+
+
+def test_variants_of_each_task_are_compared_over_tasks_without_the_task(tmp_path):
+    head, *rows = table_over_tasks(tmp_path, over_two_tasks({"lapo": 0.0, "la-om": 0.05}))
+    assert [row[0].partition(":")[0] for row in rows] == ["lapo", "lapo", "la-om", "la-om"]
+    assert head[-1].startswith("Better than lapo: LAFP") and rows[2][-1] == "100 % [100, 100]"
+
+
+def test_shares_of_the_labels_are_compared_over_tasks_each_with_its_own_reference(tmp_path):
+    results = over_two_tasks({"lapo": 0.0, "laom": -0.2}, fractions=(0.1, 1.0))
+    head, *rows = table_over_tasks(tmp_path, results)
+    assert head[:2] == ["Method", "Labeled transitions"] and len(rows) == 2 * 2 * 2
+    assert [row[1] for row in rows] == ["60 (1 episode)"] * 4 + ["600 (10 episodes)"] * 4
+    assert [row[3] for row in rows] == ["", "0 % [0, 0]", "0 % [0, 0]", "0 % [0, 0]"] * 2
+    assert "Success over the number of labels" in (tmp_path / "report.html").read_text()
+
+
+def test_tasks_that_no_axis_tells_apart_are_not_compared(tmp_path):
+    results = over_two_tasks({"lapo": 0.0, "laom": 0.05})
+    write_study(str(tmp_path), "mixed", replace(results, axes={}))
     assert "interquartile" not in (tmp_path / "table.md").read_text()
 
 
