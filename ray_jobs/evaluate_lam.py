@@ -90,10 +90,9 @@ def check(cfg: EvaluateLamConfig, run: RunDir) -> None:
     if lam is None:
         obs_spec(shards.uri, frame_stack=1)
     else:
-        obs = load_lam(lam.uri).obs
-        check_frame_size(shards.uri, obs)
+        check_frame_size(shards.uri, load_lam(lam.uri).obs)
         for table in cfg.lary_tables:
-            check_lary_table(table, obs)
+            check_lary_table(table)
     if cfg.lary_stride is not None and action_spec(shards.uri).is_discrete:
         raise ConfigError("lary_stride: LARY's regression needs continuous actions. Leave it out.")
     for folder in filter(None, (cfg.dinov2, cfg.encoder)):

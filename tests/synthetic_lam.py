@@ -8,7 +8,7 @@ from lafp.objectives.lapo import Lapo
 from lafp.types import ObsSpec
 
 
-def write_lam(uri: str, seed: int = 0, size_px: int = 16) -> str:
+def write_lam(uri: str, seed: int = 0, size_px: int = 16, frame_stack: int = 1) -> str:
     """Writes a LAM with Z = 4 and returns its URI."""
     cfg = config_from_dict(
         Lapo.Config,
@@ -19,7 +19,7 @@ def write_lam(uri: str, seed: int = 0, size_px: int = 16) -> str:
             "bottleneck": {"name": "none"},
         },
     )
-    obs = ObsSpec(height_px=size_px, width_px=size_px, frame_stack=1, fps=10)
+    obs = ObsSpec(height_px=size_px, width_px=size_px, frame_stack=frame_stack, fps=10)
     torch.manual_seed(seed)
     lam = Lapo(cfg, obs)
     save_model(uri, kind="lam", config=cfg, specs={"obs": obs}, module=lam, metrics={})

@@ -10,8 +10,14 @@ and ``tgt_img``; for its classification a video and 9 frames of it, ``video_path
 - ``{split}_la_{dataset}_{stride}_{model}.csv`` (without the stride for videos): the table, with the
   path of the npz as ``la_path``.
 
-This module does the same. LARY resizes frames to a square; here they get the LAM's frame size.
+This module does the same. LARY resizes frames to a square; here they get the LAM's frame size. LARY
+has single frames: a LAM that reads stacks of F frames gets stacks of a row's frames, of which the
+first fills its whole stack, as the first frame of an episode does when a policy acts (``AgentStep``
+in ``lafp.finished.step``). So a pair of pictures (a, b) becomes (a, ..., a, a) and (a, ..., a, b).
 """
+
+# Shape suffixes in this file: B rows, T frames of a row, F frames of a stack, N frame pairs,
+# D features.
 
 import csv
 import hashlib
@@ -30,15 +36,17 @@ from torch import Tensor
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.config.ranges import check_at_least
-from lafp.data.windows import pixels_to_float
+from lafp.data.windows import stack_frames
 from lafp.lam import Lam
-from lafp.types import ObsSpec
+from lafp.types import ObsSpec, Window
 from lafp.video.decoders.base import DamagedSpan, VideoError
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 
 PICTURES, VIDEO = ("src_img", "tgt_img"), ("video_path", "sample_indices")
+FRAMES_OF_VIDEO = 9
+"""LARY's table names so many frames of each video."""
 _TABLE = re.compile(r"(?P<dataset>\w+)_metadata_(?P<split>\w+)\.csv", re.ASCII)
-_MAX_PIXELS, _TIMEOUT_S, _ROWS_PER_BATCH = 2**26, 120.0, 64
+_MAX_PIXELS, _TIMEOUT_S, _ROWS_PER_BATCH, _PAIRS_PER_BATCH = 2**26, 120.0, 64, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +81,15 @@ class LaryTable:
         return found["dataset"], found["split"]
 
 
-def check_lary_table(table: LaryTable, obs: ObsSpec) -> None:
+def check_lary_table(table: LaryTable) -> None:
     """Checks a table before the job starts.
 
     Raises:
-        ConfigError: The LAM reads stacks of frames, or the table or its folder is missing, or its
-            columns are not those of LARY.
+        ConfigError: The table or its folder is missing, or its columns are not those of LARY.
     """
-    if obs.frame_stack != 1:
-        raise ConfigError(
-            f"lary_tables: the LAM reads stacks of {obs.frame_stack} frames, but LARY has single "
-            "frames. Train one with window.frame_stack=1."
-        )
     _check_is_there(table.table, Path.is_file)
     _check_is_there(table.frames, Path.is_dir)
-    with Path(table.table).open(newline="") as file:
-        columns = next(csv.reader(file), [])
+    columns = columns_of(table)
     if not any(set(needed) <= set(columns) for needed in (PICTURES, VIDEO)):
         raise ConfigError(
             f"lary_tables: {table.table} has the columns {', '.join(columns)}; expected "
@@ -123,25 +124,20 @@ def write_lary_tokens(lam: Lam, table: LaryTable, out_uri: str) -> dict[str, obj
         ``table`` (URI of the new one), ``num_rows`` and ``num_rejects``.
     """
     dataset, split = table.dataset_and_split
-    folder = f"{dataset}/{split}/{table.model}"
-    with Path(table.table).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    is_video = VIDEO[0] in (rows[0] if rows else {})
+    folder, is_video = f"{dataset}/{split}/{table.model}", has_videos(table)
     kept: list[dict[str, str]] = []
     rejects: list[dict[str, str]] = []
-    for first in range(0, len(rows), _ROWS_PER_BATCH):
-        batch = list(enumerate(rows[first : first + _ROWS_PER_BATCH], first))
-        sound = list(_read(batch, table.frames, lam.obs, is_video, rejects))
-        found = _tokens(lam, [frames for _, _, frames in sound])
-        for (number, row, _), tokens in zip(sound, found, strict=True):
-            path = f"{folder}/latent_action_{number:08d}.npz"
+    for batch in read_rows(table, lam.obs, rejects):
+        found = pair_features(lam_features(lam), batch, lam.obs, lam.device)
+        for row, tokens_ND in zip(batch, found.numpy(), strict=True):
+            path = f"{folder}/latent_action_{row.number:08d}.npz"
+            # LARY has several tokens of a frame pair, z is one: [8, 1, Z] of a video.
+            tokens = tokens_ND[:, None] if is_video else tokens_ND
             buffer = io.BytesIO()
-            np.savez_compressed(
-                buffer, tokens=tokens if is_video else tokens[0], indices=np.array([])
-            )
+            np.savez_compressed(buffer, tokens=tokens, indices=np.array([]))
             uri = storage.join(out_uri, "latent_actions", path)
             storage.write_bytes(uri, buffer.getvalue())
-            kept.append(row | {"la_path": path})
+            kept.append(row.cells | {"la_path": path})
     stem = f"{split}_la_{dataset}" + ("" if is_video else f"_{table.stride}") + f"_{table.model}"
     written = storage.join(out_uri, "data", f"{stem}.csv")
     if rejects:
@@ -150,21 +146,90 @@ def write_lary_tokens(lam: Lam, table: LaryTable, out_uri: str) -> dict[str, obj
     return {"table": written, "num_rows": len(kept), "num_rejects": len(rejects)}
 
 
-def _read(
-    rows: Sequence[tuple[int, dict[str, str]]],
-    folder: str,
+@dataclass(frozen=True, kw_only=True)
+class LaryRow:
+    """A row of a table, with its frames."""
+
+    number: int
+    """Position of the row in the table, from 0."""
+    cells: dict[str, str]
+    frames: np.ndarray
+    """uint8 [T, H, W, 3]: the two pictures, or the frames of the video."""
+
+
+def read_rows(
+    table: LaryTable, obs: ObsSpec, rejects: list[dict[str, str]]
+) -> Iterator[list[LaryRow]]:
+    """Yields the rows of a table whose frames can be read, batch by batch.
+
+    Args:
+        table: The table.
+        obs: Says which size the frames get.
+        rejects: Gets the other rows, each with its reason.
+    """
+    is_video, rows = has_videos(table), read_cells(table)
+    for first in range(0, len(rows), _ROWS_PER_BATCH):
+        batch = []
+        for number, cells in enumerate(rows[first : first + _ROWS_PER_BATCH], first):
+            try:
+                frames = (_video_frames if is_video else _pictures)(cells, table.frames, obs)
+            except (OSError, VideoError, ValueError, Image.DecompressionBombError) as error:
+                rejects.append(cells | {"reason": str(error)})
+                continue
+            batch.append(LaryRow(number=number, cells=cells, frames=frames))
+        if batch:
+            yield batch
+
+
+def read_cells(table: LaryTable) -> list[dict[str, str]]:
+    """Reads a table without its frames."""
+    with Path(table.table).open(newline="") as file:
+        return list(csv.DictReader(file, restval=""))
+
+
+def columns_of(table: LaryTable) -> list[str]:
+    """Returns the names of a table's columns."""
+    with Path(table.table).open(newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def has_videos(table: LaryTable) -> bool:
+    """Tells whether a table names frames of videos, not pairs of pictures."""
+    return set(VIDEO) <= set(columns_of(table))
+
+
+def lam_features(lam: Lam) -> Callable[[Window], Tensor]:
+    """Returns the map from windows to z."""
+    return lambda window: lam.infer_latent_action(window.obs, window.next_obs)
+
+
+def pair_features(
+    features_of: Callable[[Window], Tensor],
+    rows: Sequence[LaryRow],
     obs: ObsSpec,
-    is_video: bool,
-    rejects: list[dict[str, str]],
-) -> Iterator[tuple[int, dict[str, str], np.ndarray]]:
-    """Yields number, row and frames, uint8 [F, H, W, 3], of the rows that can be read."""
-    for number, row in rows:
-        try:
-            frames = (_video_frames if is_video else _pictures)(row, folder, obs)
-        except (OSError, VideoError, ValueError, Image.DecompressionBombError) as error:
-            rejects.append(row | {"reason": str(error)})
-            continue
-        yield number, row, frames
+    device: torch.device,
+) -> Tensor:
+    """Computes features of the neighbouring frames of each row, float32 [B, T - 1, D] on the CPU.
+
+    Args:
+        features_of: Maps windows to features.
+        rows: Rows of one table.
+        obs: Says how many frames are stacked.
+        device: Computes the features.
+    """
+    frames = torch.from_numpy(np.stack([row.frames for row in rows])).to(device)
+    stack, (num_rows, num_frames) = obs.frame_stack, frames.shape[:2]
+    frames = torch.cat([frames[:, :1].expand(-1, stack - 1, -1, -1, -1), frames], dim=1)
+    t_BT = torch.arange(stack - 1, stack + num_frames - 2, device=device).expand(num_rows, -1)
+    row_N = torch.arange(num_rows, device=device).repeat_interleave(num_frames - 1)
+    parts = []
+    for row, t in zip(
+        row_N.split(_PAIRS_PER_BATCH), t_BT.flatten().split(_PAIRS_PER_BATCH), strict=True
+    ):
+        now, then = (stack_frames(frames, row, at, stack) for at in (t, t + 1))
+        window = Window(obs=now, next_obs=then, future_obs=then, offset_steps=torch.ones_like(t))
+        parts.append(features_of(window).float().cpu())
+    return torch.cat(parts).unflatten(0, (num_rows, -1))
 
 
 def _pictures(row: Mapping[str, str], folder: str, obs: ObsSpec) -> np.ndarray:
@@ -181,6 +246,8 @@ def _pictures(row: Mapping[str, str], folder: str, obs: ObsSpec) -> np.ndarray:
 def _video_frames(row: Mapping[str, str], folder: str, obs: ObsSpec) -> np.ndarray:
     """Decodes the frames of ``sample_indices``. As LARY does, an index past the end means it."""
     indices = [int(index) for index in row[VIDEO[1]].split(",")]
+    if len(indices) != FRAMES_OF_VIDEO:
+        raise ValueError(f"{len(indices)} sample_indices, expected {FRAMES_OF_VIDEO}")
     path, deadline = str(Path(folder, row[VIDEO[0]])), time.monotonic() + _TIMEOUT_S
     decoder = PyAVDecoder(PyAVConfig())
     info = decoder.probe(path, _MAX_PIXELS, deadline)
@@ -197,25 +264,6 @@ def _video_frames(row: Mapping[str, str], folder: str, obs: ObsSpec) -> np.ndarr
         raise ValueError(f"{row[VIDEO[0]]} has no frames")
     kept[num - 1] = last
     return np.stack([kept[min(max(index, 0), num - 1)] for index in indices])
-
-
-def _tokens(lam: Lam, clips: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yields z of the neighbouring frames of each clip, float32 [F - 1, 1, Z]."""
-    if not clips:
-        return
-    before, after = (_observations([c[part] for c in clips]) for part in (np.s_[:-1], np.s_[1:]))
-    latents = [
-        lam.infer_latent_action(a.to(lam.device), b.to(lam.device)).float().cpu()
-        for a, b in zip(before.split(256), after.split(256), strict=True)
-    ]
-    sizes = [len(clip) - 1 for clip in clips]
-    for latent_NZ in torch.cat(latents).split(sizes):
-        yield latent_NZ[:, None].numpy()
-
-
-def _observations(clips: Sequence[np.ndarray]) -> Tensor:
-    frames = torch.from_numpy(np.concatenate(clips))
-    return pixels_to_float(frames.permute(0, 3, 1, 2))
 
 
 def _write(uri: str, rows: Sequence[Mapping[str, str]]) -> None:
