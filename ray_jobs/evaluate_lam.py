@@ -27,6 +27,7 @@ from lafp.config import ConfigError
 from lafp.data.held_out import check_frame_size
 from lafp.data.labels import action_spec
 from lafp.evaluate.latents.config import EvaluateLamConfig
+from lafp.evaluate.latents.lary_probe import check_lary_classes
 from lafp.evaluate.latents.lary_tables import check_lary_table, tables_sha256
 from lafp.evaluate.latents.measurements import (
     MeasuredFeatures,
@@ -47,7 +48,7 @@ from lafp.evaluate.rows.results import write_results
 from lafp.evaluate.rows.subjects import encoder_subject, lam_subject, supervised_clips
 from lafp.lam import load_lam
 from lafp.models.dinov2 import backbone_files, backbone_sha256
-from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts
+from lafp.report.lam_findings import lam_evaluation_findings, lary_findings, skipped_parts
 from lafp.report.lam_page import write_lam_page
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.storage import strict_json
@@ -93,6 +94,8 @@ def check(cfg: EvaluateLamConfig, run: RunDir) -> None:
         check_frame_size(shards.uri, load_lam(lam.uri).obs)
         for table in cfg.lary_tables:
             check_lary_table(table)
+        if cfg.lary_probe_tables is not None:
+            check_lary_classes(*cfg.lary_probe_tables)
     if cfg.lary_stride is not None and action_spec(shards.uri).is_discrete:
         raise ConfigError("lary_stride: LARY's regression needs continuous actions. Leave it out.")
     for folder in filter(None, (cfg.dinov2, cfg.encoder)):
@@ -114,6 +117,7 @@ def plan(cfg: EvaluateLamConfig, run: RunDir) -> list[str]:
         f"shards: {shards.uri}",
         *_paired(cfg, lam, shards),
         *(f"z for LARY: {table.table}" for table in cfg.lary_tables),
+        *([f"LARY's attentive probe: classes of {cfg.lary_probe}"] if cfg.lary_probe else []),
         f"probed, one task each: {', '.join(methods(cfg.dinov2, cfg.encoder))}",
         f"memory of the matrices of each probe: up to {cfg.max_memory_gb:g} GB",
         *_skipped(cfg, lam).values(),
@@ -149,7 +153,7 @@ def run_stage(cfg: EvaluateLamConfig, run: RunDir, stage: StageDir) -> dict[str,
     results = one_run(run.uri, found, {})
     _, num_held_out = probe_clips(shards.uri, supervised).num_episodes
     *lines, what_next = lam_evaluation_findings(results, _skipped(cfg, lam), num_held_out)
-    lines += [*lary_lines, what_next]
+    lines += [*lary_findings(results), *lary_lines, what_next]
     model = lam_uri or str(cfg.encoder)
     page = write_lam_page(stage.uri, run.name, results, lines, model, shards.uri)
     return {"findings": lines, "report": page}

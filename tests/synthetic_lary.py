@@ -1,4 +1,4 @@
-"""Tables of LARY with their frames: pairs of pictures, and a video of which 9 frames are taken."""
+"""Tables of LARY with their frames: pairs of pictures, and videos of which 9 frames are taken."""
 
 import csv
 from pathlib import Path
@@ -44,6 +44,30 @@ def write_video(folder: Path) -> tuple[LaryTable, np.ndarray]:
     row = {"video_path": "a.mp4", "sample_indices": indices, "action": "push"}
     table = _write(folder / "robot_1st_metadata_val.csv", [row])
     return LaryTable(table=table, frames=str(folder / "classification"), model="my-lam"), frames
+
+
+MOTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+"""Classes of actions and what a square of their videos moves per frame, in px down and right."""
+
+
+def write_motions(folder: Path, split: str, num_per_class: int, seed: int) -> LaryTable:
+    """Writes a table of videos of 9 frames, each of a square that moves one way from anywhere."""
+    rng, rows = np.random.default_rng(seed), []
+    videos = folder / "classification" / split
+    videos.mkdir(parents=True)
+    for number in range(num_per_class):
+        for action, step in MOTIONS.items():
+            start, frames = rng.integers(0, 16, 2), np.full((9, 16, 16, 3), 20, np.uint8)
+            frames[:, :4, :4] = 220
+            for t, frame in enumerate(frames):
+                frame[:] = np.roll(frame, tuple(start + t * np.array(step)), (0, 1))
+            name = f"{split}/{action}_{number}.mp4"
+            encoding = EncodeConfig(crf=0, pixel_format="yuv444p")
+            (folder / "classification" / name).write_bytes(encode_clip(frames, 10, encoding))
+            indices = ",".join(map(str, range(9)))
+            rows.append({"video_path": name, "sample_indices": indices, "action": action})
+    table = _write(folder / f"toy_metadata_{split}.csv", rows)
+    return LaryTable(table=table, frames=str(folder / "classification"), model="my-lam")
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> str:

@@ -6,6 +6,7 @@ from lafp.evaluate.latents.representations import LAM, PIXEL_DIFFERENCE, RANDOM_
 from lafp.evaluate.rows.grouped import Group, Results
 from lafp.objectives.health import MIN_JUDGED_EPISODES
 from lafp.report.headline import headline_of_latents
+from lafp.report.sections.lary import CLASS_PROBED
 from lafp.report.training_findings import PROBE_CONTROLS
 
 _SAME_COSINE = 0.5
@@ -182,6 +183,24 @@ def _next(probe: list[str]) -> str:
         "Next: no policy yet. Supervise the LAM with a few labels (supervision.weight), give it "
         "pairs with more motion (window.max_offset_steps, clip.fps), or train it longer."
     )
+
+
+def lary_findings(results: Results) -> list[str]:
+    """Says how well LARY's attentive probe names the classes of clips; empty if unmeasured."""
+    found = _of(results, "lary_accuracy")
+    if LAM not in found:
+        return []
+    ours = found[LAM]
+    best = max((found[name] for name in found if name != LAM), key=lambda group: group.value)
+    is_good = ours.interval.low > best.interval.high
+    is_bad = ours.interval.high < best.interval.low
+    verdict = "Good" if is_good else "Bad" if is_bad else "Uncertain"
+    control = CLASS_PROBED[best.subject.label].removeprefix("Control: ")
+    return [
+        f"{verdict}: LARY's attentive probe of z names the class of the action of "
+        f"{ours.interval.in_percent()} of {ours.subject.n:,} clips; the best control ({control}) "
+        f"{best.interval.in_percent()}."
+    ]
 
 
 def skipped_parts(can_predict: bool, objective: str, dinov2: str | None) -> dict[str, str]:

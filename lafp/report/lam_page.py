@@ -27,7 +27,8 @@ def write_lam_page(
     kind = "latent action model" if is_lam else "frozen encoder"
     found = [
         probe.section(results, results.variants[0]),
-        lary.section(results),
+        lary.regression_section(results),
+        lary.classification_section(results),
         swapped_backgrounds.section(results),
         pair_algebra.algebra_section(results),
         pair_algebra.transfer_section(results, uri, TRANSFER),

@@ -26,7 +26,7 @@ from ray_jobs.core.job import dry_run, execute
 from ray_jobs.evaluate_lam import JOB
 from tests import synthetic_lam
 from tests.synthetic_dinov2 import write_dinov2
-from tests.synthetic_lary import write_pictures
+from tests.synthetic_lary import write_motions, write_pictures
 from tests.synthetic_shards import SyntheticClip, moving_dot, write_clips, write_shard_set
 
 LAM = TrainLamConfig(
@@ -154,6 +154,39 @@ def test_an_encoder_goes_through_the_whole_job(cluster, run, tmp_path):
     assert ("encoder_pair", "probe_gain_over_encoder_frame") in value.index
     assert "What changes with the background?" in storage.read_text(stage.path("report.html"))
     assert "the features of both frames" in summary["findings"][0]
+
+
+def lary_config(run: RunDir, folder: Path) -> EvaluateLamConfig:
+    tables = tuple(write_motions(folder, split, 1, seed=0) for split in ("train", "val"))
+    lam, shards = run.stage("lam").uri, run.stage("shards/labeled").uri
+    return EvaluateLamConfig(lam=lam, shards=shards, lary_tables=tables, lary_probe="toy")
+
+
+@pytest.mark.slow
+def test_lary_s_attentive_probe_goes_through_the_whole_job(cluster, run, tmp_path):
+    cfg, other = lary_config(run, tmp_path), RunDir(str(tmp_path / "new"))
+    summary = execute(JOB, cfg, other)
+    stage = other.stage("lam_evaluation")
+    table = pq.read_table(stage.path("results.parquet")).to_pandas()
+    found = table[table.metric == "lary_accuracy"].set_index("label")
+    assert set(found.index) == {"lam", "embedding", "random_lam", "pixel_difference", "nothing"}
+    assert (found.n == 4).all() and ((found.low <= found.value) & (found.value <= found.high)).all()
+    assert found.value["nothing"] == 0.25
+    (line,) = [line for line in summary["findings"] if "LARY's attentive probe" in line]
+    assert "of 4 clips; the best control (" in line
+    assert "Which action does a clip show?" in storage.read_text(stage.path("report.html"))
+    assert stage.has("lary/latent_actions/toy/val/my-lam/latent_action_00000003.npz")
+
+
+def test_a_dry_run_names_the_classes_that_lary_s_probe_learns_and_checks_their_tables(
+    run, tmp_path
+):
+    cfg, other = lary_config(run, tmp_path), RunDir(str(tmp_path / "new"))
+    assert "LARY's attentive probe: classes of toy" in "\n".join(dry_run(JOB, cfg, other))
+    val = Path(cfg.lary_tables[1].table)
+    val.write_text(val.read_text().replace(",action", ",text"))
+    with pytest.raises(ConfigError, match=r"lary_probe: .*and action, the class of the clip"):
+        dry_run(JOB, cfg, other)
 
 
 def test_a_finished_evaluation_is_found_complete(evaluated, run, cfg, capsys):

@@ -30,6 +30,10 @@ class EvaluateLamConfig:
     and VLABench, 10 on RoboCOIN, 45 on AgiBotWorld)."""
     lary_tables: tuple[LaryTable, ...] = ()
     """Tables of LARY for whose frames z is written, in the files that LARY's commands read."""
+    lary_probe: str | None = None
+    """LARY's ``--dataset`` (``robot_1st`` or ``human_1st``) whose classes of actions its attentive
+    probe learns from the table ``{dataset}_metadata_train.csv``. It is measured on
+    ``{dataset}_metadata_val.csv``. Both tables must be among ``lary_tables``."""
     pair_steps: int = 1
     """Steps between the observations a, b and c of which it is asked whether z(a, b) and z(b, c)
     add up to z(a, c)."""
@@ -56,10 +60,26 @@ class EvaluateLamConfig:
         names = [(*table.dataset_and_split, table.model) for table in self.lary_tables]
         if len(set(names)) < len(names):
             raise ValueError("lary_tables: two tables have one dataset, split and model.")
+        for split in () if self.lary_probe is None else ("train", "val"):
+            if self._lary_table(split) is None:
+                raise ValueError(
+                    f"lary_probe: {self.lary_probe}_metadata_{split}.csv is not among "
+                    "lary_tables. Name it there, with its frames."
+                )
         check_at_least(self, 1, "pair_steps")
         if not self.max_memory_gb >= 0.01:
             raise ValueError(f"max_memory_gb must be at least 0.01, got {self.max_memory_gb}.")
         check_at_least(self, 0, "seed")
+
+    @property
+    def lary_probe_tables(self) -> tuple[LaryTable, LaryTable] | None:
+        """The tables train and val of ``lary_probe``; None without it."""
+        train, val = map(self._lary_table, ("train", "val"))
+        return None if train is None or val is None else (train, val)
+
+    def _lary_table(self, split: str) -> LaryTable | None:
+        named = (self.lary_probe, split)
+        return next((t for t in self.lary_tables if t.dataset_and_split == named), None)
 
     @property
     def max_memory_bytes(self) -> int:

@@ -4,8 +4,7 @@ As in ``regression/main.py`` of github.com/meituan-longcat/LARYBench: frame pair
 steps apart and do not overlap; a residual MLP predicts all actions between the two frames, each
 dimension standardized by the training split; the number is the lowest mean squared error on the
 held-out split over the epochs. So the epoch is chosen on the held-out split, which flatters all
-features alike. LARY's other task, the recognition of actions by an attentive probe on 9 frames,
-needs classes of actions, which shards do not have: see ``lary_tables``.
+features alike. LARY's other task, the classes of actions, needs its own tables: ``lary_probe``.
 """
 
 # Shape suffixes in this file: N pairs, D features, Y targets (stride times the action's size).

@@ -1,13 +1,16 @@
 """The measurements of a model of frame pairs, each one call that needs URIs and a config only."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TypedDict
 
 import torch
+from torch import Tensor
 
 from lafp import storage
 from lafp.evaluate import images
 from lafp.evaluate.latents.config import EvaluateLamConfig
+from lafp.evaluate.latents.lary_probe import lary_accuracy, lary_clips, most_frequent
 from lafp.evaluate.latents.lary_regression import lary_mse, lary_pairs
 from lafp.evaluate.latents.lary_tables import LaryTable, write_lary_tokens
 from lafp.evaluate.latents.latent_views import codebook_use
@@ -39,8 +42,9 @@ from lafp.evaluate.probes.thorough_probe import (
 from lafp.evaluate.rows.statistics import Interval
 from lafp.finished.devices import usable_device
 from lafp.lam import Lam, load_lam
+from lafp.storage.temporary import TemporaryFolder
 from lafp.train.tasks.lam_shards import obs_spec
-from lafp.types import ObsSpec
+from lafp.types import ObsSpec, Window
 
 MAX_TRIPLES = 2048
 """Triples of observations, spread evenly over the held-out clips."""
@@ -101,7 +105,30 @@ def measure_representation(
         if pairs[0] is not None and pairs[1] is not None:
             error = lary_mse(pairs[0], pairs[1], cfg.lary_stride, device)
             rows.append(_row(method, "lary_mse", error))
+    rows += _lary_accuracy_rows(method, found.of_window, obs, device, cfg)
     return {"rows": defined_rows(rows), "sums": score.sums.tolist()}
+
+
+def _lary_accuracy_rows(
+    method: str,
+    features_of: Callable[[Window], Tensor],
+    obs: ObsSpec,
+    device: torch.device,
+    cfg: EvaluateLamConfig,
+) -> list[MeasuredRow]:
+    if cfg.lary_probe_tables is None:
+        return []
+    with TemporaryFolder() as folder:
+        fit, held_out = (
+            lary_clips(features_of, table, obs, device, Path(folder, name))
+            for table, name in zip(cfg.lary_probe_tables, ("fit", "held_out"), strict=True)
+        )
+        if fit is None or held_out is None:
+            return []
+        rows = [_row(method, "lary_accuracy", lary_accuracy(fit, held_out, device))]
+        if method == LAM:  # what knows nothing is the same beside all features
+            rows.append(_row("nothing", "lary_accuracy", most_frequent(fit, held_out)))
+        return rows
 
 
 @torch.no_grad()

@@ -38,6 +38,8 @@ Metrics and the methods that have them:
 ``action_share``            share of the same variance that a linear map of the true action predicts
 ``lary_mse``                with ``lary_stride``: squared error of the actions between two frames,
                             standardized, as LARY (arXiv:2604.11689) measures it
+``lary_accuracy``           with ``lary_probe``: share of the clips of LARY's table val whose class
+                            of action its attentive probe names
 ``additivity_error``        of ``evaluate_lam``, whose table has the controls ``pixel_difference``
                             and ``dinov2_difference`` too: squared error of z(a, b) + z(b, c) as a
                             prediction of z(a, c), over the variance of z(a, c)

@@ -1,12 +1,15 @@
-"""LARY's regression: the error of the actions between two frames."""
+"""LARY's two tasks: the error of the actions between two frames, and the classes of clips."""
 
 from lafp.evaluate.latents.representations import subject_of
 from lafp.evaluate.rows.grouped import Results
 from lafp.report.blocks import Section, Table, Text
 from lafp.report.sections.probe import PROBED, is_control
 
+CLASS_PROBED = PROBED | {"nothing": "Control: the most frequent class"}
+"""Names of what is probed for classes."""
 
-def section(results: Results) -> Section | None:
+
+def regression_section(results: Results) -> Section | None:
     """Shows the error of all features; None where it was not measured."""
     found = results.of_variant(results.variants[0], "lary_mse")
     names = [name for name in PROBED if name in found]
@@ -33,6 +36,41 @@ def section(results: Results) -> Section | None:
                 emphasized=frozenset(i for i, name in enumerate(names) if not is_control(name)),
                 caption="MSE: of standardized actions; about 1 is that of the mean action. "
                 "Intervals: 95 %, over held-out episodes.",
+            ),
+        ],
+    )
+
+
+def classification_section(results: Results) -> Section | None:
+    """Shows the accuracy of all features; None where it was not measured."""
+    found = results.of_variant(results.variants[0], "lary_accuracy")
+    names = [name for name in PROBED if name in found]
+    if subject_of(names) is None:
+        return None
+    return Section(
+        id="lary-classes",
+        short="LARY, classes",
+        title="Which action does a clip show?",
+        blocks=[
+            Text(
+                text="As the benchmark LARY (arXiv:2604.11689) does: an attentive probe reads the "
+                "features of the 8 pairs of neighbouring frames of a clip of 9, and names the "
+                "class of its action. Five probes, each with its own learning rate, are trained on "
+                "the table train; the number is that of the best on the table val, so the probe is "
+                "chosen on the clips that it is measured on, for all features alike."
+            ),
+            Table(
+                head=["Features", "Accuracy", "Clips"],
+                rows=[
+                    [
+                        CLASS_PROBED[name],
+                        found[name].interval.in_percent(),
+                        f"{found[name].subject.n:,}",
+                    ]
+                    for name in names
+                ],
+                emphasized=frozenset(i for i, name in enumerate(names) if not is_control(name)),
+                caption="Intervals: 95 % (Wilson), over clips.",
             ),
         ],
     )

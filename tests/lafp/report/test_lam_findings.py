@@ -4,7 +4,7 @@ import pytest
 
 from lafp.evaluate.rows.grouped import one_run
 from lafp.evaluate.rows.results import Result, Subject
-from lafp.report.lam_findings import lam_evaluation_findings, skipped_parts
+from lafp.report.lam_findings import lam_evaluation_findings, lary_findings, skipped_parts
 from lafp.report.lam_page import write_lam_page
 
 
@@ -96,6 +96,27 @@ def test_z_is_judged_by_what_of_it_follows_the_background_and_what_the_action(
     assert "of the pixels: 0.800" in line and "the true action tells 0.600" in line
     write_lam_page(str(tmp_path), "x", results, lines, "lam", "shards")
     assert "What changes with the background?" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("of_z", "verdict"),
+    [((0.7, 0.65, 0.75), "Good"), ((0.3, 0.25, 0.35), "Bad"), ((0.55, 0.5, 0.6), "Uncertain")],
+)
+def test_classes_of_clips_are_judged_against_the_best_control(of_z, verdict, tmp_path):
+    accuracies = {
+        ("lam", "lary_accuracy"): of_z,
+        ("random_lam", "lary_accuracy"): (0.2, 0.15, 0.25),
+        ("nothing", "lary_accuracy"): (0.5, 0.45, 0.55),
+    }
+    results = one_run("runs/x", rows(GOOD | accuracies), {})
+    (line,) = lary_findings(results)
+    assert line.startswith(f"{verdict}: ") and f"{100 * of_z[0]:.0f} % [" in line
+    assert line.endswith("of 40 clips; the best control (the most frequent class) 50 % [45, 55].")
+    write_lam_page(str(tmp_path), "x", results, [line], "lam", "shards")
+    page = (tmp_path / "report.html").read_text()
+    assert "Which action does a clip show?" in page and "20 % [15, 25]" in page
+    assert "the most frequent class" in page
+    assert lary_findings(one_run("runs/x", rows(GOOD), {})) == []
 
 
 def test_what_the_shards_do_not_hold_is_said_to_be_missing():
