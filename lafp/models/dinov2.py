@@ -2,8 +2,6 @@
 
 # Shape suffixes in this file: B batch, F frames of a stack, N tokens, D width of DINOv2.
 
-import hashlib
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +15,17 @@ from lafp.config import ConfigError
 from lafp.config.ranges import check_at_least
 from lafp.device_constants import device_constant
 from lafp.models.encoders import Encoder
+from lafp.models.hugging_face import (
+    CARD,
+    files_sha256,
+    load_pretrained,
+    model_files,
+    read_card,
+)
 from lafp.types import ObsSpec
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 FINGERPRINT = "fingerprint"
-HASH_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,29 +142,12 @@ def load_backbone(folder: Path) -> tuple[Any, str]:
     """
     try:
         from transformers import Dinov2Model
-        from transformers.utils import logging
     except ImportError:
         raise ConfigError(
             "Encoder dinov2 needs the package transformers: pip install 'lafp[dinov2]'."
         ) from None
     files = backbone_files(folder)
-    logging.disable_progress_bar()
-    backbone: Any
-    found: Any
-    backbone, found = Dinov2Model.from_pretrained(  # type: ignore[misc]
-        folder,
-        local_files_only=True,
-        use_safetensors=True,
-        dtype=torch.float32,
-        output_loading_info=True,
-    )
-    # transformers fills missing weights at random, and only warns.
-    if missing := [*found["missing_keys"], *found["mismatched_keys"]]:
-        raise ConfigError(
-            f"The weights in {folder} do not fit its config.json: {len(missing)} are missing or of "
-            f"another shape, e.g. {missing[0]}. Download the folder again."
-        )
-    return backbone, _sha256(files)
+    return load_pretrained(Dinov2Model, folder), files_sha256(files)
 
 
 def keep_fingerprint(
@@ -199,7 +186,7 @@ def backbone_sha256(folder: str) -> str:
     Raises:
         ConfigError: The folder holds no DINOv2.
     """
-    return _sha256(backbone_files(Path(folder)))
+    return files_sha256(backbone_files(Path(folder)))
 
 
 def backbone_files(folder: Path) -> list[Path]:
@@ -208,27 +195,16 @@ def backbone_files(folder: Path) -> list[Path]:
     Raises:
         ConfigError: The folder holds no DINOv2, or another model.
     """
-    weights = sorted(folder.glob("*.safetensors"))
-    card = folder / "config.json"
-    if not weights or not card.is_file():
-        raise ConfigError(
-            f"No DINOv2 at {folder}: expected a local folder with config.json and *.safetensors, "
-            "e.g. a download of facebook/dinov2-base. A trained model does not hold a copy: put "
-            "the folder that it was trained with at this path."
-        )
-    kind = json.loads(card.read_text()).get("model_type")
+    files = model_files(
+        folder,
+        "DINOv2",
+        "facebook/dinov2-base. A trained model does not hold a copy: put the folder that it was "
+        "trained with at this path.",
+    )
+    kind = read_card(folder).get("model_type")
     if kind != "dinov2":
-        raise ConfigError(f"{card} describes a model of type {kind!r}, expected 'dinov2'.")
-    return [card, *weights]
-
-
-def _sha256(paths: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while chunk := file.read(HASH_CHUNK_BYTES):
-                digest.update(chunk)
-    return digest.hexdigest()
+        raise ConfigError(f"{folder / CARD} describes a model of type {kind!r}, expected 'dinov2'.")
+    return files
 
 
 def _check_image_size(cfg: Dinov2Config, patch_size_px: int) -> None:
