@@ -26,7 +26,7 @@ from lafp.video.decoders.base import VideoError
 from lafp.video.decoders.pyav import PyAVConfig, PyAVDecoder
 
 SEGFAULT, SEGFAULT_IN_PROBE, KILLED_ONCE, HANG, HOARD, UNREACHABLE = 61, 62, 63, 64, 65, 66
-BROKEN_INTO, LIES, LIES_OF_MEMORY = 67, 68, 69
+BROKEN_INTO, LIES, LIES_OF_MEMORY, LIES_OF_FRAMES = 67, 68, 69, 70
 """Numbers of frames."""
 KILLED = 1_000_000_000
 """Time of change of a file that has killed its process."""
@@ -95,6 +95,10 @@ class HostileDecoder(PyAVDecoder):
         if len(info.times_s) == LIES_OF_MEMORY:
             text = b'{"kind": "done", "cpu_s": 0.5, "kept_bytes": "many"}'
             os.write(int(sys.argv[1]), struct.pack("<II", len(text), 0) + text)
+            time.sleep(3600)
+        if len(info.times_s) == LIES_OF_FRAMES:  # wider than any that were asked for
+            text = b'{"kind": "frames", "start_s": 0, "end_s": 1, "times_s": [0], "size": [1, 999]}'
+            os.write(int(sys.argv[1]), struct.pack("<II", len(text), 2997) + text + bytes(2997))
             time.sleep(3600)
         return info
 

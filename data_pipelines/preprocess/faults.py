@@ -14,6 +14,7 @@ from data_pipelines.preprocess.rows import (
     EncodedClip,
     LongVideo,
     Row,
+    VideoFrames,
     VideoItem,
     VideoRow,
 )
@@ -134,7 +135,7 @@ class VideoProgress:
         """Takes note of the next row."""
         if isinstance(row, VideoRow):
             self.video, self.spans = row, []
-        elif isinstance(row, RejectRow):
+        elif isinstance(row, RejectRow | VideoFrames):
             self.spans.append((row.start_s, row.end_s))
         elif isinstance(row, EncodedClip):
             self.spans.append((row.record.start_s, row.record.end_s))

@@ -1,9 +1,11 @@
-"""Defines the small rows that stages exchange. Frames and whole videos never become rows."""
+"""Defines the small rows that stages exchange. Frames and whole videos never become stored rows."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from data_pipelines.preprocess.rejects import Refused, RejectRow
 from lafp.data.shards.format import ClipRecord, Labels, Split
@@ -148,6 +150,23 @@ class EncodedClip:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VideoFrames:
+    """Carries consecutive frames of a video as they are, for a model that sees whole videos.
+
+    There is one for each coded frame of the file. A frame that does not decode shows the last one
+    that does.
+    """
+
+    start_s: float
+    """The span that the frames cover in the video. The first frame of a file is at 0."""
+    end_s: float
+    times_s: np.ndarray = field(repr=False)
+    """float64 [T], when each frame is shown."""
+    pixels: np.ndarray = field(repr=False)
+    """uint8 RGB [T, H, W, 3]."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClipRow:
     """Describes one encoded clip that lies in a part."""
 
@@ -160,7 +179,7 @@ class ClipRow:
     label_sums: LabelSums | None = None
 
 
-Row = VideoRow | EncodedClip | RejectRow | LongVideo | LeftOut
+Row = VideoRow | EncodedClip | RejectRow | LongVideo | LeftOut | VideoFrames
 
 
 def at_place(rows: Iterable[Row], place: int) -> Iterator[Row]:

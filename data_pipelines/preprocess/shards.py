@@ -168,7 +168,7 @@ def _write_item(
             video.rejects.append(row)
         elif isinstance(row, LeftOut):
             files.leave_out(row)
-        else:
+        elif isinstance(row, LongVideo):
             return ItemRows(long_video=row)
     return ItemRows(
         videos=tuple(video.row for video in videos.values()),

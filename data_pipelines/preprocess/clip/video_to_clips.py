@@ -1,6 +1,6 @@
 """Turns one input into clips and rejects, in bounded memory. Does not use Ray."""
 
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,7 +55,11 @@ def video_to_clips(
 
 
 def item_videos(
-    item: VideoItem, cfg: PreprocessConfig, video_decoder: VideoDecoder, may_defer: bool = False
+    item: VideoItem,
+    cfg: PreprocessConfig,
+    video_decoder: VideoDecoder,
+    may_defer: bool = False,
+    rows_of: Callable[[Opened], Iterator[Row]] | None = None,
 ) -> Iterator[Iterator[Row]]:
     """Yields the rows of each video of an input. A video decodes only while its rows are read.
 
@@ -67,12 +71,14 @@ def item_videos(
         cfg: The job's config.
         video_decoder: The configured video decoder.
         may_defer: Whether a long video that is an input of its own becomes a ``LongVideo``.
+        rows_of: Video -> its row, then rows that cover it. None: its clips and rejects.
     """
     # Videos that are downloaded or lie in a tar are not deferred, so that they are fetched once.
     may_defer &= not item.reader and item.piece is None and not storage.is_http(item.uri)
     if item.refused is not None:
         yield at_place(rejected_input(item, item.refused), 0)
         return
+    rows_of = rows_of or partial(_one_video, cfg=cfg, item=item, may_defer=may_defer)
     uris: set[str] = set()
     with closing(open_item(item, cfg, video_decoder)) as videos:
         for place in count():
@@ -97,7 +103,7 @@ def item_videos(
                 unusable = rejected_input(here, video.why, _is_member(item))
                 yield at_place(unusable, place)
             else:
-                yield at_place(guarded(_one_video(video, cfg, item, may_defer), here), place)
+                yield at_place(guarded(rows_of(video), here), place)
 
 
 def _distinct(uri: str, place: int, uris: set[str]) -> str:
@@ -123,17 +129,7 @@ def _one_video(
     info = video.info
     is_truncated = info.declared_duration_s - info.duration_s > _TRUNCATED_S
     total_s = info.declared_duration_s if is_truncated else info.duration_s
-    row = VideoRow(
-        uri=video.uri,
-        video_id=video.video_id,
-        split=item.split,
-        num_bytes=video.num_bytes,
-        duration_s=total_s,
-        episode_id=video.episode_id,
-        is_rate_assumed=video.is_rate_assumed,
-        decoder_fallback=info.fallback,
-        is_member=_is_member(item),
-    )
+    row = row_of_video(video, item, total_s)
     reject = partial(RejectRow, video_uri=video.uri)
     try:
         if found := probe.violation(info, cfg.limits):
@@ -168,6 +164,21 @@ def _one_video(
     # every piece is a task of its own.
     if pieces[-1][1] == info.duration_s:
         yield from _missing_end(info, row.uri, total_s)
+
+
+def row_of_video(video: Opened, item: VideoItem, duration_s: float) -> VideoRow:
+    """Describes an opened video of an input, whose rows must cover ``duration_s``."""
+    return VideoRow(
+        uri=video.uri,
+        video_id=video.video_id,
+        split=item.split,
+        num_bytes=video.num_bytes,
+        duration_s=duration_s,
+        episode_id=video.episode_id,
+        is_rate_assumed=video.is_rate_assumed,
+        decoder_fallback=video.info.fallback,
+        is_member=_is_member(item),
+    )
 
 
 def _missing_end(info: VideoInfo, uri: str, end_s: float) -> Iterator[RejectRow]:

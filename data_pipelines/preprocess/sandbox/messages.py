@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, TypeVar
 
+import numpy as np
+
 from data_pipelines.preprocess.rejects import RejectRow
 from data_pipelines.preprocess.rows import (
     EncodedClip,
@@ -14,6 +16,7 @@ from data_pipelines.preprocess.rows import (
     LeftOut,
     LongVideo,
     Row,
+    VideoFrames,
     VideoRow,
 )
 from lafp.data.shards.format import ClipRecord, Labels
@@ -33,8 +36,11 @@ _ROWS: dict[str, type[VideoRow | RejectRow | LongVideo | LeftOut]] = {
     "left_out": LeftOut,
 }
 _NAMES = {kind: name for name, kind in _ROWS.items()}
-_CLIP = "clip"
-ROW_KINDS = (_CLIP, *_ROWS)
+_CLIP, FRAMES = "clip", "frames"
+CLIP_KINDS = (_CLIP, *_ROWS)
+"""Rows of an input that becomes clips."""
+FRAME_KINDS = (FRAMES, "video", "reject")
+"""Rows of an input whose frames are wanted as they are."""
 _LOOK_EVERY_S = 1.0
 Result = TypeVar("Result")
 
@@ -145,6 +151,11 @@ class Messages:
 
 def send_row(row: Row, messages: Messages) -> None:
     """Sends one row."""
+    if isinstance(row, VideoFrames):
+        message = {"kind": FRAMES, "start_s": row.start_s, "end_s": row.end_s}
+        message |= {"times_s": row.times_s.tolist(), "size": row.pixels.shape[1:3]}
+        messages.send(message, row.pixels.tobytes())
+        return
     if not isinstance(row, EncodedClip):
         messages.send({"kind": _NAMES[type(row)], "row": row})
         return
@@ -171,6 +182,13 @@ def row_of(message: dict[str, Any], data: bytes) -> Row:
 
 
 def _row_of(message: dict[str, Any], data: bytes) -> Row:
+    if message["kind"] == FRAMES:
+        span = {name: float(message[name]) for name in ("start_s", "end_s")}
+        times_s, (height, width) = np.array(message["times_s"], np.float64), message["size"]
+        pixels = np.frombuffer(data, np.uint8).reshape(len(times_s), height, width, 3)
+        if not (pixels.size and np.isfinite([*span.values(), *times_s]).all()):
+            raise ValueError("no frames, or no times")
+        return VideoFrames(**span, times_s=times_s, pixels=pixels)
     if message["kind"] != _CLIP:
         return from_plain(_ROWS[message["kind"]], message["row"])
     video, labels = data[: message["num_bytes"]], data[message["num_bytes"] :]

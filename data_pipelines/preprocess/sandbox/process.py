@@ -12,11 +12,14 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from data_pipelines.preprocess.clip.video_frames import video_frames
 from data_pipelines.preprocess.clip.video_to_clips import item_videos
 from data_pipelines.preprocess.config import PreprocessConfig
-from data_pipelines.preprocess.rows import VideoItem
+from data_pipelines.preprocess.rows import Row, VideoItem
 from data_pipelines.preprocess.sandbox.files import RemoteFiles
 from data_pipelines.preprocess.sandbox.messages import Messages, TimeLimit, send_row
 from data_pipelines.preprocess.sources.fetch import download_through
@@ -25,6 +28,7 @@ from lafp.config import ConfigError, config_from_dict
 from lafp.storage import UnreachableError
 from lafp.storage.strict_json import from_plain
 from lafp.video import VIDEO_DECODERS
+from lafp.video.decoders.base import VideoDecoder
 
 _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 _MORE_FILE_BYTES = 2**20
@@ -64,9 +68,7 @@ def main() -> None:
         begin_s = time.process_time()
         item = from_plain(VideoItem, request["item"])
         try:
-            for number, rows in enumerate(
-                item_videos(item, cfg, video_decoder, request["may_defer"])
-            ):
+            for number, rows in enumerate(_videos(request, item, cfg, video_decoder)):
                 # After a crash, the videos before it are skipped: their rows have been delivered.
                 if number < request["first"]:
                     continue
@@ -84,6 +86,15 @@ def main() -> None:
             raise  # ends this process, so that the sandbox blames this input
         except Exception:
             messages.send({"kind": "fault", "error": traceback.format_exc()})
+
+
+def _videos(
+    request: dict[str, Any], item: VideoItem, cfg: PreprocessConfig, video_decoder: VideoDecoder
+) -> Iterator[Iterator[Row]]:
+    """Yields the rows of each video of an input: its clips, or its frames as they are."""
+    if side_px := request["max_side_px"]:
+        return video_frames(item, cfg, video_decoder, side_px)
+    return item_videos(item, cfg, video_decoder, request["may_defer"])
 
 
 def _resident_bytes() -> int:

@@ -17,9 +17,16 @@ from typing import Any
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.faults import VideoProgress, rejected_input
 from data_pipelines.preprocess.rejects import Refused
-from data_pipelines.preprocess.rows import Row, VideoItem, at_place
+from data_pipelines.preprocess.rows import Row, VideoFrames, VideoItem, at_place
 from data_pipelines.preprocess.sandbox.files import FileServer
-from data_pipelines.preprocess.sandbox.messages import ROW_KINDS, Messages, TimeLimit, row_of
+from data_pipelines.preprocess.sandbox.messages import (
+    CLIP_KINDS,
+    FRAME_KINDS,
+    FRAMES,
+    Messages,
+    TimeLimit,
+    row_of,
+)
 from lafp import storage
 from lafp.config import ConfigError, config_to_dict
 from lafp.confined import WITH_GPU, confined_environment
@@ -123,11 +130,29 @@ class Sandbox:
             InterruptedError: ``end`` was called.
             RuntimeError: A fault of the pipeline, with its traceback.
         """
+        return self._rows(item, {"may_defer": may_defer, "max_side_px": None})
+
+    def frames(self, item: VideoItem, max_side_px: int) -> Iterator[Row]:
+        """Yields the row of a video file, then its frames, like ``video_frames``; or a reject.
+
+        ``limits.timeout_s`` bounds the wait for each ``VideoFrames``, not the time of the consumer.
+        Where another ``VideoRow`` comes, the video is tried again: earlier rows do not count.
+
+        Args:
+            item: The input, a video file.
+            max_side_px: See ``video_frames``.
+
+        Raises:
+            Exception: See ``rows``.
+        """
+        return self._rows(item, {"may_defer": False, "max_side_px": max_side_px})
+
+    def _rows(self, item: VideoItem, how: dict[str, Any]) -> Iterator[Row]:
         first, tries = 0, Counter[int]()
         while True:
             seen = VideoProgress()
             try:
-                for row in self._attempt(item, first, may_defer):
+                for row in self._attempt(item, first, how):
                     seen.add(row)
                     yield row
                 return
@@ -145,28 +170,32 @@ class Sandbox:
                     return
                 first = died.position + is_last_try
 
-    def _attempt(self, item: VideoItem, first: int, may_defer: bool) -> Iterator[Row]:
-        messages = self._started()
+    def _attempt(self, item: VideoItem, first: int, how: dict[str, Any]) -> Iterator[Row]:
+        messages, kinds = self._started(), FRAME_KINDS if how["max_side_px"] else CLIP_KINDS
         position, is_open, is_finished = first, False, False
+        size: tuple[int, ...] = ()
         messages.limit = TimeLimit(_MAX_OPENING_S)
         try:
             # The worker itself downloads, so the process need not know the signature.
             bare = replace(item, secret_uri="")
-            request = {"item": bare, "first": first, "may_defer": may_defer}
+            request = {"item": bare, "first": first, **how}
             messages.send(request)
             while not is_finished:
                 message, data = messages.receive()
                 kind = message["kind"]
-                if kind in ROW_KINDS:
+                if kind in kinds:
                     is_open |= kind == "video"
-                    yield row_of(message, data)
-                elif kind == "begin":
-                    messages.limit = TimeLimit(self.cfg.limits.timeout_s + _GRACE_S)
+                    row = row_of(message, data)
+                    size = _frame_size(row, size, how["max_side_px"])
+                    yield row
                 elif kind == "end":
                     position, is_open = position + 1, False
                     messages.limit = TimeLimit(_MAX_OPENING_S)
-                else:
+                elif kind != "begin":
                     is_finished = self._answer(message, item)
+                # The consumer of frames takes its own time with each ``VideoFrames``.
+                if kind in ("begin", FRAMES):
+                    messages.limit = TimeLimit(self.cfg.limits.timeout_s + _GRACE_S)
         except TimeoutError:
             raise _Died(position, is_open, "timeout", "the decoding process hung") from None
         # Messages that lack something come from a decoder that was broken into.
@@ -270,6 +299,20 @@ class Sandbox:
         if status < 0:
             return f"killed by {signal.Signals(-status).name}"
         return f"exit status {status}"
+
+
+def _frame_size(row: Row, size: tuple[int, ...], max_side_px: int) -> tuple[int, ...]:
+    """Returns height and width of a video's frames, where ``size`` is that of earlier ones.
+
+    Raises:
+        ValueError: A decoder that was broken into sends frames of another size, or larger ones.
+    """
+    if not isinstance(row, VideoFrames):
+        return size
+    found = row.pixels.shape[1:3]
+    if (size and found != size) or max(found) > max_side_px:
+        raise ValueError(f"frames of {found}")
+    return found
 
 
 def _given_up(item: VideoItem, seen: VideoProgress, died: _Died) -> Iterator[Row]:

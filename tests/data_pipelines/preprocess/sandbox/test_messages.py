@@ -20,10 +20,12 @@ from data_pipelines.preprocess.rows import (
     LeftOut,
     LongVideo,
     Row,
+    VideoFrames,
     VideoRow,
 )
 from data_pipelines.preprocess.sandbox.messages import (
-    ROW_KINDS,
+    CLIP_KINDS,
+    FRAME_KINDS,
     Messages,
     TimeLimit,
     row_of,
@@ -75,6 +77,12 @@ ROWS = [
         signature="1f",
     ),
     EncodedClip(record=RECORD, video=b"", labels=None, label_sums=None, signature=""),
+    VideoFrames(
+        start_s=0.5,
+        end_s=0.7,
+        times_s=np.array([0.5, 0.6]),
+        pixels=np.arange(2 * 3 * 5 * 3, dtype=np.uint8).reshape(2, 3, 5, 3),
+    ),
 ]
 
 
@@ -83,13 +91,17 @@ def test_a_row_arrives_as_it_was_sent(row):
     ours, theirs = map(Messages, socket.socketpair())
     send_row(row, ours)
     message, data = theirs.receive()
-    assert message["kind"] in ROW_KINDS
+    assert message["kind"] in (*CLIP_KINDS, *FRAME_KINDS)
     arrived = row_of(message, data)
     assert type(arrived) is type(row)
     if isinstance(row, EncodedClip) and row.labels is not None:
         np.testing.assert_array_equal(arrived.labels.true_action, row.labels.true_action)
         assert (arrived.record, arrived.video) == (row.record, row.video)
         assert (arrived.label_sums, arrived.signature) == (row.label_sums, row.signature)
+    elif isinstance(row, VideoFrames):
+        np.testing.assert_array_equal(arrived.pixels, row.pixels)
+        np.testing.assert_array_equal(arrived.times_s, row.times_s)
+        assert (arrived.start_s, arrived.end_s) == (row.start_s, row.end_s)
     else:
         assert arrived == row
 
@@ -100,7 +112,7 @@ def test_no_kind_of_row_is_left_out():
 
 def test_a_signature_that_is_no_text_is_no_message():
     ours, theirs = map(Messages, socket.socketpair())
-    send_row(ROWS[-1], ours)
+    send_row(ROWS[-2], ours)
     message, data = theirs.receive()
     with pytest.raises(EOFError):
         row_of(message | {"signature": [1]}, data)
@@ -142,3 +154,16 @@ def test_time_in_which_this_process_was_stopped_does_not_count():
     time.sleep(0.5)  # it goes on to wait, and finds nothing yet
     messages.send({"kind": "end"})
     assert listener.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    "false",
+    [{"size": [3, 6]}, {"size": [-1, -5]}, {"times_s": [0.5, "x"]}, {"end_s": None}, {"size": 7}],
+    ids=str,
+)
+def test_frames_that_contradict_their_message_are_no_message(false):
+    ours, theirs = map(Messages, socket.socketpair())
+    send_row(ROWS[-1], ours)
+    message, data = theirs.receive()
+    with pytest.raises(EOFError):
+        row_of(message | false, data)

@@ -25,7 +25,15 @@ from data_pipelines.preprocess.clip.video_to_clips import video_to_clips
 from data_pipelines.preprocess.config import PreprocessConfig
 from data_pipelines.preprocess.estimate import estimate
 from data_pipelines.preprocess.manifest import check_accounts
-from data_pipelines.preprocess.rows import EncodedClip, ItemRows, VideoItem
+from data_pipelines.preprocess.rejects import RejectRow
+from data_pipelines.preprocess.rows import (
+    EncodedClip,
+    ItemRows,
+    VideoFrames,
+    VideoItem,
+    VideoRow,
+    rows_that_count,
+)
 from data_pipelines.preprocess.sandbox import sandbox as sandbox_module
 from data_pipelines.preprocess.sandbox.files import FileServer
 from data_pipelines.preprocess.sandbox.messages import Messages
@@ -230,7 +238,10 @@ def test_a_decoder_that_is_taken_over_has_no_keys_no_network_and_writes_nothing(
     assert (path.read_bytes(), sorted(tmp_path.iterdir())) == before
 
 
-@pytest.mark.parametrize("lie", [hostile.LIES, hostile.LIES_OF_MEMORY])
+LIES = [hostile.LIES, hostile.LIES_OF_MEMORY, hostile.LIES_OF_FRAMES]
+
+
+@pytest.mark.parametrize("lie", LIES)
 def test_a_decoder_that_sends_rubbish_costs_its_video_only(tmp_path, sandbox, monkeypatch, lie):
     monkeypatch.setattr(sandbox_module, "_DYING_S", 0.1)
     bad, after = go_through(
@@ -239,6 +250,62 @@ def test_a_decoder_that_sends_rubbish_costs_its_video_only(tmp_path, sandbox, mo
     ((reason, detail),) = outcomes(bad)
     assert reason == "killed_worker" and "sent bytes that are no message" in detail
     assert len(after.clips) == 3
+
+
+def frames_of(sandbox: Sandbox, path: Path, max_side_px: int = 96) -> tuple[np.ndarray, list[str]]:
+    """All pixels of a video, and the reasons of its rejects."""
+    rows = rows_that_count(sandbox.frames(item(path), max_side_px))
+    assert isinstance(rows[0], VideoRow)
+    pixels = [row.pixels for row in rows if isinstance(row, VideoFrames)]
+    reasons = [row.reason for row in rows if isinstance(row, RejectRow)]
+    return np.concatenate(pixels) if pixels else np.empty(0, np.uint8), reasons
+
+
+def decoded(path: Path, width: int = 96, height: int = 64) -> np.ndarray:
+    info = PYAV.probe(str(path), 2**24, np.inf)
+    frames = PYAV.frames(str(path), info, width, height, np.inf)
+    return np.stack([frame.pixels() for frame in frames])
+
+
+def test_frames_are_those_of_the_decoder_scaled_where_they_are_too_large(tmp_path, sandbox):
+    path = video(tmp_path / "v.mp4")
+    pixels, reasons = frames_of(sandbox, path)
+    np.testing.assert_array_equal(pixels, decoded(path))
+    scaled, _ = frames_of(sandbox, path, max_side_px=48)
+    np.testing.assert_array_equal(scaled, decoded(path, 48, 32))
+    assert not reasons
+    (rows,) = go_through(sandbox, tmp_path, path)  # the process still makes clips
+    assert len(rows.clips) == 3
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_rubbish_instead_of_frames_costs_its_video_only(tmp_path, sandbox, monkeypatch, lie):
+    monkeypatch.setattr(sandbox_module, "_DYING_S", 0.1)
+    assert frames_of(sandbox, video(tmp_path / "0.mp4", 0, lie))[1] == ["killed_worker"]
+    assert len(frames_of(sandbox, video(tmp_path / "1.mp4"))[0]) == 60
+
+
+def test_frames_outlive_a_process_that_dies_once_but_not_one_that_dies_twice(tmp_path, sandbox):
+    once = video(tmp_path / "once.mp4", 0, hostile.KILLED_ONCE)
+    pixels, reasons = frames_of(sandbox, once)
+    np.testing.assert_array_equal(pixels, decoded(once))
+    assert not reasons
+    twice = video(tmp_path / "twice.mp4", 0, hostile.SEGFAULT)
+    assert frames_of(sandbox, twice)[1] == ["killed_worker"]
+
+
+def test_the_time_of_the_consumer_of_frames_is_not_that_of_the_decoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox_module, "_GRACE_S", 0.1)
+    cfg = replace(CFG, limits=replace(CFG.limits, timeout_s=6.0))
+    path = write_video(tmp_path / "large.mp4", moving_square(24, 1024, 1024))
+    with Sandbox(cfg, HostGate()) as impatient:
+        rows = impatient.frames(item(path), 1024)
+        assert isinstance(next(rows), VideoRow)
+        assert len(next(rows).pixels) == 10  # 32 MiB
+        time.sleep(8)
+        assert [len(row.pixels) for row in rows] == [10, 4]
+        hung = video(tmp_path / "hung.mp4", 0, hostile.HANG)
+        assert frames_of(impatient, hung)[1] == ["timeout"]
 
 
 # Denies landlock_restrict_self to this process and all after it, as a container may.
