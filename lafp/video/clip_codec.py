@@ -62,18 +62,46 @@ def encode_clip(frames: np.ndarray, fps: float, cfg: EncodeConfig) -> bytes:
         )
     if fps <= 0:
         raise ValueError(f"fps must be positive, got {fps}.")
-    height, width = frames.shape[1:3]
-    is_odd = height % 2 or width % 2
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
+    with ClipWriter(buffer, frames.shape[1:3], fps, cfg) as writer:
+        for pixels in frames:
+            writer.add(pixels)
+    return buffer.getvalue()
+
+
+class ClipWriter:
+    """Encodes frames one by one, for videos that do not fit into memory. Use as a context manager.
+
+    Args:
+        file: A path, or a file in memory.
+        size: Height and width.
+        fps: Frames per second.
+        cfg: Quality, GOP and speed.
+        clock_hz: Set where frames have times of their own: the ticks per second in which these are
+            written. None: frames follow each other at ``fps``.
+    """
+
+    def __init__(
+        self,
+        file: str | io.BytesIO,
+        size: tuple[int, ...],
+        fps: float,
+        cfg: EncodeConfig,
+        clock_hz: int | None = None,
+    ) -> None:
+        height, width = size
+        is_odd = height % 2 or width % 2
+        self._container = av.open(file, "w", format="mp4")
         # The exact fraction of a float has a denominator that FFmpeg's 32-bit fractions cannot
         # hold.
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
+        stream = self._container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000))
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = width, height
         stream.pix_fmt = "yuv444p" if is_odd else cfg.pixel_format
         context = stream.codec_context
         context.colorspace, context.thread_count = _SMPTE_170M, 1
+        if clock_hz is not None:
+            context.time_base = Fraction(1, clock_hz)
         context.options = {
             "crf": str(cfg.crf),
             "preset": cfg.preset,
@@ -83,21 +111,30 @@ def encode_clip(frames: np.ndarray, fps: float, cfg: EncodeConfig) -> bytes:
             # With mbtree, up to 1 in 7 small clips had other bytes when encoded again.
             "mbtree": "0",
         }
-        to_yuv = VideoReformatter()
-        for i, pixels in enumerate(frames):
-            rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame = to_yuv.reformat(
-                rgb,
-                format=stream.pix_fmt,
-                dst_colorspace=Colorspace.ITU601,
-                dst_color_range=ColorRange.MPEG,
-                interpolation=_EXACT,
-                threads=1,
-            )
-            frame.pts = i
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+        self._stream, self._to_yuv, self._num_frames = stream, VideoReformatter(), 0
+
+    def __enter__(self) -> "ClipWriter":
+        return self
+
+    def __exit__(self, kind: object, *exc: object) -> None:
+        if kind is None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+    def add(self, pixels: np.ndarray, ticks: int | None = None) -> None:
+        """Appends a frame, uint8 RGB [H, W, 3], at its time in ticks if there is a clock."""
+        rgb = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+        frame = self._to_yuv.reformat(
+            rgb,
+            format=self._stream.pix_fmt,
+            dst_colorspace=Colorspace.ITU601,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=_EXACT,
+            threads=1,
+        )
+        frame.pts = self._num_frames if ticks is None else ticks
+        self._num_frames += 1
+        self._container.mux(self._stream.encode(frame))
 
 
 def decode_clip(data: bytes) -> np.ndarray:
