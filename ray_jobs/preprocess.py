@@ -91,10 +91,10 @@ def inputs(cfg: PreprocessConfig, run: RunDir) -> dict[str, str]:
         except ConfigError as error:
             raise ConfigError(f"Set source=FOLDER_OR_URI. Without a source: {error}") from None
     cfg = resolve(cfg, run)
-    found["source"] = _fingerprint(list_inputs(cfg))
+    found["source"] = listing_fingerprint(list_inputs(cfg))
     if cfg.masks is not None:
         folders = filter(None, (cfg.masks.source, cfg.masks.val_source))
-        found["masks"] = _fingerprint(chain.from_iterable(map(storage.list_files, folders)))
+        found["masks"] = listing_fingerprint(chain.from_iterable(map(storage.list_files, folders)))
     return found
 
 
@@ -102,7 +102,8 @@ def _finished_sets(cfg: PreprocessConfig) -> FinishedSets:
     return FinishedSets(tuple(map(storage.absolute, cfg.filters.against)))
 
 
-def _fingerprint(files: Iterable[VideoItem | storage.FileInfo]) -> str:
+def listing_fingerprint(files: Iterable[VideoItem | storage.FileInfo]) -> str:
+    """Summarizes the names and sizes of listed files."""
     digest, num_files, num_bytes = hashlib.sha256(), 0, 0
     for file in files:
         digest.update(f"{file.uri}\0{file.num_bytes}\0".encode())

@@ -32,7 +32,12 @@ LAYERS = [
     {"data_pipelines.on_ray"},
     {"data_pipelines.preprocess", "data_pipelines.collect"},
     {"data_pipelines.latent_tables"},
-    {"data_pipelines.label_latents", "data_pipelines.takedown", "data_pipelines.to_lerobot"},
+    {
+        "data_pipelines.draw_masks",
+        "data_pipelines.label_latents",
+        "data_pipelines.takedown",
+        "data_pipelines.to_lerobot",
+    },
     {"ray_jobs.core"},
     {"ray_jobs.training", "ray_jobs.evaluation"},
     {"ray_jobs.studies"},

@@ -18,6 +18,7 @@ Summary = Mapping[str, Any]
 
 _MAX_REASONS = 6
 _MANY_LEFT_OUT = 0.5
+_MANY_EMPTY = 0.5
 
 
 def collect(_: object, stage: StageDir, summary: Summary) -> list[str]:
@@ -73,6 +74,27 @@ def preprocess(_: object, stage: StageDir, summary: Summary) -> list[str]:
     if not summary["num_val_clips"]:
         lines.append("Mind: no clip is held out, so nothing will be measured on unseen video.")
     return lines
+
+
+def draw_masks(_: object, stage: StageDir, summary: Summary) -> list[str]:
+    """Says how many videos have masks, how much of them is the agent, and what was left out."""
+    num, num_frames = summary["num_videos"], summary["num_frames"]
+    empty_share = summary["num_empty_frames"] / num_frames
+    lines = [
+        f"Masks of {counted(num, 'video')} ({counted(num_frames, 'frame')}), "
+        f"{byte_size(summary['num_bytes'])}: {stage.path('mask_videos')}",
+        f"{'Mind: the' if empty_share > _MANY_EMPTY else 'The'} agent covers "
+        f"{100 * summary['agent_share']:.1f} % of the pixels, and is seen in "
+        f"{100 * (1 - empty_share):.0f} % of the frames. Look at some mask videos.",
+    ]
+    if rejected := summary["num_rejected_videos"]:
+        lines.append(f"Mind: {counted(rejected, 'video')} without masks. Reasons:")
+        lines += [
+            f"  {counted(spans, 'span')}: {reason.replace('_', ' ')} ({REASONS[reason]})"
+            for reason, spans in sorted(summary["rejects"].items(), key=lambda item: -item[1])
+        ]
+        lines.append(f"Each with its video: {stage.path('rejects.parquet')}")
+    return [*lines, *files(strict_json.from_plain(FileTable, summary["files"]))]
 
 
 def _rejects(rejects: Mapping[str, Mapping[str, float]], total_s: float, uri: str) -> list[str]:

@@ -10,6 +10,7 @@ from lafp import storage
 from lafp.runs.run_dir import RunDir
 
 if TYPE_CHECKING:  # their modules import torch, which the driver need not load
+    from data_pipelines.draw_masks import DrawMasksConfig
     from data_pipelines.label_latents import LabelLatentsConfig
     from data_pipelines.preprocess.config import PreprocessConfig
     from lafp.train.tasks.behavior_cloning import TrainBcConfig
@@ -35,6 +36,13 @@ def collect(_: object, run: RunDir) -> list[str]:
         command("preprocess", f"configs/preprocess/{name}.yaml", run)
         for name in ("demonstrations", "labeled")
     ]
+
+
+def draw_masks(cfg: "DrawMasksConfig", run: RunDir) -> list[str]:
+    """Suggests making shards of the videos with their masks."""
+    masks = run.stage(f"masks/{cfg.name}").path("mask_videos")
+    overrides = (f"source={cfg.source}", f"masks.source={masks}")
+    return [command("preprocess", "configs/preprocess/videos.yaml", run, *overrides)]
 
 
 def preprocess(cfg: "PreprocessConfig", run: RunDir) -> list[str]:

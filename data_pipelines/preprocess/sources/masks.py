@@ -41,15 +41,28 @@ def with_masks(
     owners = _Owners()
     for found in listed:
         if isinstance(found, VideoItem):
-            if found.reader or found.labels_uri == found.uri:
-                raise ConfigError(
-                    f"masks belong to video files, {found.uri} holds episodes of another kind. "
-                    "Leave masks out, or convert it to videos."
-                )
-            stem = _stem(_relative(found.uri, source))
-            found = replace(found, masks_uri=storage.join(masks, stem))
+            found = replace(found, masks_uri=masks_uri(found, source, masks))
             owners.add(found)
         yield found
+
+
+def masks_uri(item: VideoItem, source: str, masks: str) -> str:
+    """Returns where the masks of a video lie if it has any, without suffix.
+
+    Args:
+        item: An input of ``source``.
+        source: Folder, glob, list or file.
+        masks: Folder of the masks.
+
+    Raises:
+        ConfigError: The input is no video file.
+    """
+    if item.reader or item.labels_uri == item.uri:
+        raise ConfigError(
+            f"masks belong to video files, {item.uri} holds episodes of another kind. "
+            "Leave masks out, or convert it to videos."
+        )
+    return storage.join(masks, _stem(_relative(item.uri, source)))
 
 
 class _Owners:

@@ -26,8 +26,8 @@ from tests.synthetic_views import VIEWS
 
 ROOT = Path(__file__).parents[3]
 JOBS = [
-    "collect", "preprocess", "train_lam", "label_latents", "train_policy", "train_decoder",
-    "train_bc", "evaluate", "report", "pipeline", "study",
+    "collect", "draw_masks", "preprocess", "train_lam", "label_latents", "train_policy",
+    "train_decoder", "train_bc", "evaluate", "report", "pipeline", "study",
 ]  # fmt: skip
 # The last metrics of configs/pipeline/tiny.yaml's stages, as they were stored.
 LAM = {
@@ -256,6 +256,7 @@ def test_a_prediction_that_does_without_its_latent_action_is_bad():
 
 
 CONFIGS = {
+    "draw_masks": SimpleNamespace(name="videos", source="/data/my videos"),
     "preprocess": PreprocessConfig(name="other"),
     "train_lam": SimpleNamespace(window=SimpleNamespace(frame_stack=3)),
     "label_latents": SimpleNamespace(name="videos"),
