@@ -1,6 +1,7 @@
 """`train.compile`: the same training, with compiled networks."""
 
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -54,6 +55,13 @@ def check_equal(module: nn.Module, inputs: object) -> None:
 def test_a_latent_action_model_has_the_same_loss_and_gradients(name):
     objective: Objective = build(CONFIGS[name])
     module = TrainedLam(objective, SupervisionConfig(), None)
+    check_equal(module, LamInputs(window=moving_square_windows(16, 1), labeled=None))
+
+
+def test_a_captured_latent_action_model_has_the_same_loss_and_gradients(monkeypatch):
+    # Inductor's C++ compiler takes a minute; what is captured is the same.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    module = TrainedLam(build(CONFIGS["laom"]), SupervisionConfig(), None)
     check_equal(module, LamInputs(window=moving_square_windows(16, 1), labeled=None))
 
 
