@@ -8,7 +8,9 @@ and latent_views/.
 
 from ray_jobs.core.cli import CommandLine, main
 
-COMMAND_LINE = CommandLine("evaluate", "lafp.evaluate.config:EvaluateConfig", __doc__)
+COMMAND_LINE = CommandLine(
+    "evaluate", "lafp.evaluate.config:EvaluateConfig", __doc__, can_be_alone=True
+)
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
@@ -91,6 +93,7 @@ JOB = Job(
     inputs=inputs,
     check=check,
     resources=lambda _: Resources(num_cpus=1),
+    can_be_alone=lambda cfg, _: cfg.env is None,  # rollouts want many cores
     plan=plan,
     run=run_stage,
     tell=findings.evaluate,

@@ -12,7 +12,7 @@ Writes results.parquet (long form), report.html and, of a LAM, transfer.png.
 from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "evaluate_lam", "lafp.evaluate.latents.config:EvaluateLamConfig", __doc__
+    "evaluate_lam", "lafp.evaluate.latents.config:EvaluateLamConfig", __doc__, can_be_alone=True
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
@@ -233,6 +233,8 @@ JOB = Job(
     inputs=inputs,
     check=check,
     resources=lambda cfg: Resources(num_cpus=1, num_gpus=_num_gpus(cfg)),
+    # A GPU does one measurement at a time. Those on CPUs run side by side, as Ray tasks.
+    can_be_alone=lambda cfg, _: cfg.use_gpu,
     plan=plan,
     run=run_stage,
     tell=findings.evaluate,

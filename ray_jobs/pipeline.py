@@ -7,7 +7,11 @@ python -m ray_jobs.pipeline configs/pipeline/videos.yaml preprocess.source=DIR -
 from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "pipeline", "ray_jobs.studies.pipeline_config:PipelineConfig", __doc__, accepts_changes=True
+    "pipeline",
+    "ray_jobs.studies.pipeline_config:PipelineConfig",
+    __doc__,
+    accepts_changes=True,
+    can_be_alone=True,
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
@@ -37,7 +41,7 @@ from ray_jobs import (
 )
 from ray_jobs.core import findings, next_steps
 from ray_jobs.core.cluster import Resources
-from ray_jobs.core.job import Job, Part, execute, state_of
+from ray_jobs.core.job import Job, Part, can_all_be_alone, execute, state_of
 from ray_jobs.evaluation import measured
 from ray_jobs.studies.pipeline_config import PipelineConfig
 from ray_jobs.studies.stages_read import check_stages_read
@@ -64,6 +68,11 @@ def steps(cfg: PipelineConfig) -> Iterator[tuple[Job, object]]:
         yield train_bc.JOB, baseline
     yield evaluate.JOB, cfg.evaluate
     yield report.JOB, cfg.report
+
+
+def parts(cfg: PipelineConfig, run: RunDir) -> list[Part]:
+    """Returns the stages."""
+    return [Part(job, section, run) for job, section in steps(cfg)]
 
 
 def check(cfg: PipelineConfig, run: RunDir) -> None:
@@ -195,11 +204,12 @@ JOB = Job(
     resources=lambda cfg: functools.reduce(
         operator.or_, (job.resources(section) for job, section in steps(cfg)), Resources()
     ),
+    can_be_alone=lambda cfg, run: can_all_be_alone(parts(cfg, run)),
     plan=plan,
     run=run_steps,
     tell=findings.pipeline,
     next_steps=next_steps.pipeline,
-    parts=lambda cfg, run: [Part(job, section, run) for job, section in steps(cfg)],
+    parts=parts,
     is_remade=True,  # each stage itself refuses a change of its part of the config
 )
 

@@ -6,16 +6,17 @@ python -m ray_jobs.preprocess configs/preprocess/videos.yaml source=FOLDER_OR_UR
 from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "preprocess", "data_pipelines.preprocess.config:PreprocessConfig", __doc__, extra="data"
+    "preprocess",
+    "data_pipelines.preprocess.config:PreprocessConfig",
+    __doc__,
+    extra="data",
+    can_be_alone=True,
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
 import hashlib
-import signal
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -32,7 +33,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.runs.run_dir import RunDir, StageDir
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Resources, connect, is_ray_wanted
+from ray_jobs.core.cluster import Resources, connect
 from ray_jobs.core.job import Job
 
 _RESOURCES = Resources(num_cpus=1)
@@ -144,24 +145,7 @@ def stage_name(cfg: PreprocessConfig) -> str:
 
 def run_stage(cfg: PreprocessConfig, run: RunDir, stage: StageDir) -> dict[str, object]:
     """Makes the missing parts of the shard set."""
-    with _ended_by_sigterm():
-        return preprocess(resolve(cfg, run), stage.uri, partial(connect, _RESOURCES))
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Ends the process in order at SIGTERM: the folder is given back, temporary files are deleted.
-
-    Ray does so itself.
-    """
-    if is_ray_wanted():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return preprocess(resolve(cfg, run), stage.uri, partial(connect, _RESOURCES))
 
 
 def can_be_alone(cfg: PreprocessConfig, run: RunDir) -> bool:

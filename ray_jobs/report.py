@@ -5,7 +5,9 @@ python -m ray_jobs.report configs/report/default.yaml --run-name demo
 
 from ray_jobs.core.cli import CommandLine, main
 
-COMMAND_LINE = CommandLine("report", "lafp.report.run_page:ReportConfig", __doc__)
+COMMAND_LINE = CommandLine(
+    "report", "lafp.report.run_page:ReportConfig", __doc__, can_be_alone=True
+)
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
 
@@ -40,6 +42,7 @@ JOB = Job(
     stage=lambda _: "report",
     inputs=inputs,
     resources=lambda _: Resources(num_cpus=0),
+    can_be_alone=lambda _cfg, _run: True,
     plan=plan,
     run=run_stage,
     tell=findings.report,

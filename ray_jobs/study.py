@@ -7,7 +7,7 @@ python -m ray_jobs.study configs/studies/label_fraction.yaml    # success over t
 from ray_jobs.core.cli import CommandLine, main
 
 COMMAND_LINE = CommandLine(
-    "study", "ray_jobs.studies.study_config:StudyConfig", __doc__, has_page=True
+    "study", "ray_jobs.studies.study_config:StudyConfig", __doc__, has_page=True, can_be_alone=True
 )
 if __name__ == "__main__":
     COMMAND_LINE.answer_early()
@@ -29,12 +29,12 @@ from lafp.runs.run_dir import RunDir, StageDir
 from lafp.runs.wording import counted
 from ray_jobs import pipeline
 from ray_jobs.core import findings, next_steps
-from ray_jobs.core.cluster import Resources, cluster_address, num_that_fit
-from ray_jobs.core.job import Job, JobError, Part
-from ray_jobs.studies.engine import STOPPED_EARLY, run_graph, was_stopped_early
+from ray_jobs.core.cluster import Resources, cluster_address, is_ray_wanted, num_that_fit
+from ray_jobs.core.job import Job, JobError, Part, can_all_be_alone
+from ray_jobs.studies.in_turn import run_in_turn
 from ray_jobs.studies.stage_graph import StageGraph, run_dir, share_stages, stage_of
+from ray_jobs.studies.stopped_early import STOPPED_EARLY, was_stopped_early
 from ray_jobs.studies.study_config import StudyConfig, cells
-from ray_jobs.training.stop import stages_stopped_by_sigterm
 
 
 @functools.cache
@@ -140,14 +140,9 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, object]:
     graph = graph_of(cfg)
     for line in plan(cfg, run):
         print(line, flush=True)
-    num = num_that_fit(_largest(cfg), cfg.max_concurrent)
-    if num < cfg.max_concurrent:
-        print(
-            f"The cluster has room for {counted(num, 'stage')} at a time, max_concurrent is "
-            f"{cfg.max_concurrent}. The study runs {num} at a time."
-        )
-    with stages_stopped_by_sigterm(), storage.patient():
-        missing = run_graph(graph, run, cfg, num)
+    is_on_ray = is_ray_wanted()
+    with storage.patient():
+        missing = _run_on_ray(cfg, graph, run) if is_on_ray else run_in_turn(graph, run)
     num_complete = len(graph.runs) - len(missing)
     summary: dict[str, object] = {"num_runs": num_complete, "num_stages": len(graph.nodes)}
     if num_complete:
@@ -158,9 +153,25 @@ def run_study(cfg: StudyConfig, run: RunDir, _: StageDir) -> dict[str, object]:
         lines = "\n".join(f"  {name}: {why}" for name, why in missing.items())
         raise JobError(
             f"The results hold {num_complete} of {len(graph.runs)} runs.\n{lines}\n"
-            "Run the same command again to go on; a stage's log.txt tells more."
+            "Run the same command again to go on"
+            + ("; a stage's log.txt tells more." if is_on_ray else ".")
         )
     return summary | ({"stopped_early": ", ".join(stopped)} if stopped else {})
+
+
+def _run_on_ray(cfg: StudyConfig, graph: StageGraph, run: RunDir) -> dict[str, str]:
+    """Runs the missing stages, as many at a time as the cluster holds. See ``run_graph``."""
+    from ray_jobs.studies.engine import run_graph  # with Ray, which may not be installed
+    from ray_jobs.training.stop import stages_stopped_by_sigterm
+
+    num = num_that_fit(_largest(cfg), cfg.max_concurrent)
+    if num < cfg.max_concurrent:
+        print(
+            f"The cluster has room for {counted(num, 'stage')} at a time, max_concurrent is "
+            f"{cfg.max_concurrent}. The study runs {num} at a time."
+        )
+    with stages_stopped_by_sigterm():
+        return run_graph(graph, run, cfg, num)
 
 
 def _write_results(cfg: StudyConfig, run: RunDir, missing: Mapping[str, str]) -> dict[str, object]:
@@ -190,6 +201,11 @@ def parts(cfg: StudyConfig, run: RunDir) -> list[Part]:
     return replace(graph, runs={name: graph.runs[name] for name in names}).parts(run)
 
 
+def can_be_alone(cfg: StudyConfig, run: RunDir) -> bool:
+    """Says whether what is left can be done by this process, a stage at a time."""
+    return cfg.max_concurrent == 1 and cfg.asha is None and can_all_be_alone(parts(cfg, run))
+
+
 def publish(cfg: StudyConfig, run: RunDir, page: str, command: Command) -> None:
     """Writes the complete study's results into their section of a page."""
     nodes = graph_of(cfg).nodes.values()
@@ -203,6 +219,7 @@ JOB = Job(
     schema=StudyConfig,
     check=check,
     resources=resources,
+    can_be_alone=can_be_alone,
     plan=plan,
     run=run_study,
     tell=findings.study,

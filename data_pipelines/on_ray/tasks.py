@@ -1,13 +1,18 @@
-"""Runs many independent calls as Ray tasks, as many at a time as the cluster has room for."""
+"""Runs many independent calls as Ray tasks, as many at a time as the cluster has room for.
+
+A process that has joined no Ray does the calls itself, one after the other (``run_tasks``).
+"""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import ray
-
+from data_pipelines.on_ray.joined import is_on_ray
 from lafp.config.node_labels import label_selector
 from lafp.runs.progress import Progress
+
+if TYPE_CHECKING:
+    import ray
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -50,6 +55,8 @@ def stream_tasks(
         ray.exceptions.RayError: A call failed. Calls that lost their worker or node are retried.
             The other calls are cancelled, also if the caller closes the generator.
     """
+    import ray  # not at the top of the file: where no Ray runs, it may not be installed
+
     task = ray.remote(function).options(
         num_cpus=1,
         num_gpus=num_gpus,
@@ -84,6 +91,8 @@ def stream_tasks(
 
 def _cancel(refs: "list[ray.ObjectRef[Any]]") -> None:
     """Cancels calls. A call that begins at that moment may not notice, so it is told again."""
+    import ray
+
     for _ in range(_NUM_CANCELS):
         if not refs:
             return
@@ -105,6 +114,9 @@ def run_tasks(
 ) -> Iterator[tuple[int, Result]]:
     """Runs a known list of calls with ``stream_tasks`` and shows a progress line.
 
+    Without Ray, the calls are done one after the other in this thread. No others would do: calls
+    seed torch's random numbers, which all threads of a process share.
+
     Args:
         function: Importable on the workers.
         calls: Arguments of each call.
@@ -112,14 +124,18 @@ def run_tasks(
         title: Name of the work in the progress line.
         unit: Plural name of the units in ``sizes``.
         num_done: Units that an earlier run finished.
-        num_gpus: GPUs of each task.
+        num_gpus: GPUs of each task. Without Ray, a call sees all GPUs of the machine.
 
     Yields:
         Index of the call and its result, in the order of completion.
     """
     with Progress(title, num_done + sum(sizes), unit) as progress:
         progress.found(num_done)
-        for index, result in stream_tasks(function, enumerate(calls), num_gpus=num_gpus):
+        if is_on_ray():
+            done = stream_tasks(function, enumerate(calls), num_gpus=num_gpus)
+        else:
+            done = ((index, function(*call)) for index, call in enumerate(calls))
+        for index, result in done:
             yield index, result
             num_done += sizes[index]
             progress.update(num_done)

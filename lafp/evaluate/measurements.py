@@ -201,7 +201,9 @@ def measure_probe(
 ) -> list[MeasuredRow]:
     """Measures what probes read of the true actions from z; see ``probe_thoroughly``."""
     torch.set_num_threads(1)
-    lam = load_lam(lam_uri)
+    # Ray hides the GPUs from this task, which asks for none. Without Ray they are free: no stage
+    # trains at the same time.
+    lam = load_lam(lam_uri, "cuda" if torch.cuda.is_available() else "cpu")
     return probe_thoroughly(lam, labeled_shards, supervised, seed)
 
 

@@ -1,5 +1,7 @@
 """Defines jobs and runs them, alike alone, in a pipeline, or under ``ray job submit``."""
 
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +32,10 @@ class JobError(RuntimeError):
     """A job stopped for a reason that it reports itself. The message is for the user."""
 
 
+class JobStoppedError(JobError):
+    """A job has saved and stopped because a SIGTERM asked for it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[C]):
     """One stage of the system as a command."""
@@ -48,7 +54,7 @@ class Job(Generic[C]):
     resources: Callable[[C], Resources]
     """Config -> resources that the stage needs from the cluster."""
     can_be_alone: Callable[[C, RunDir], bool] = lambda _cfg, _run: False
-    """Config, run -> whether the job can do its work without Ray, where none runs."""
+    """Config, run -> whether the job can do what is left to do without Ray, where none runs."""
     plan: Callable[[C, RunDir], list[str]]
     """Config, run -> lines for ``--dry-run``. Checks inputs, writes nothing."""
     run: Callable[[C, RunDir, StageDir], dict[str, object]]
@@ -121,7 +127,7 @@ def execute(job: Job[C], cfg: C, run: RunDir, patience_s: float = 0.0) -> dict[s
             connect(resources)
         print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)
         start = time.monotonic()
-        with _as_it_was_if_refused(job, stage):
+        with _ended_by_sigterm(), _as_it_was_if_refused(job, stage):
             stage.begin(cfg, inputs, changes, reached)
             summary = dict(job.run(cfg, run, stage))
             summary["wall_s"] = wall_s = round(time.monotonic() - start, 1)
@@ -192,6 +198,11 @@ def _is_complete(part: Part) -> bool:
         return False
 
 
+def can_all_be_alone(parts: Iterable[Part]) -> bool:
+    """Says whether all stages that are not complete can do without Ray."""
+    return all(part.job.can_be_alone(part.config, part.run) or _is_complete(part) for part in parts)
+
+
 def _found_complete(stage: StageDir, label: str) -> dict[str, Any]:
     # Scratch folders of a machine that was lost as the stage ended: nothing else is run here that
     # would delete them.
@@ -243,6 +254,23 @@ def _claim(stack: ExitStack, folder: str, label: str, patience_s: float) -> None
             f"--storage: {error}. Name a folder or an s3://, gs:// or az:// URI that you may write "
             "to; python -m ray_jobs.doctor --storage URI checks it."
         ) from None
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Ends the process in order at SIGTERM: the folder is given back, temporary files are deleted.
+
+    Ray does so itself.
+    """
+    if is_ray_wanted():
+        yield
+        return
+    text = "Stopped by SIGTERM. Run the same command again to resume."
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(text))  # the exit code is 1
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

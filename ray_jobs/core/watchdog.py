@@ -3,9 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-import ray
-from ray.util import placement_group_table
-
 from lafp import storage
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
@@ -64,6 +61,9 @@ class Watchdog:
 
 def what_waits(running: Mapping[str, StageDir]) -> str:
     """Lists the running stages, the cluster's free resources, and requests that it cannot place."""
+    import ray  # not at the top of the file: a study of one process may not have it
+    from ray.util import placement_group_table
+
     total, free = ray.cluster_resources(), ray.available_resources()
     held = ", ".join(
         f"{free.get(name, 0):g} of {total[name]:g} {name}s free"

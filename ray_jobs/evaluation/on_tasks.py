@@ -1,4 +1,4 @@
-"""Does the measurements of an evaluation as Ray tasks. Those that are stored are not repeated."""
+"""Does the measurements of an evaluation, on Ray as tasks. What is stored is not measured again."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

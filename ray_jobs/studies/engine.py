@@ -6,8 +6,7 @@ starts the run's own stages as Ray tasks, and reports to the driver what happens
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from ray import tune
@@ -16,31 +15,25 @@ from ray.tune.schedulers import ASHAScheduler
 
 from lafp import storage
 from lafp.runs.run_dir import RunDir
-from lafp.storage import UnreachableError, strict_json
+from lafp.storage import UnreachableError
 from lafp.storage.temporary import TemporaryFolder
 from lafp.train.metrics.log import read_metrics
 from ray_jobs.core.watchdog import Watchdog
 from ray_jobs.studies.progress import ProgressPrinter
-from ray_jobs.studies.stage_graph import StageGraph, StageNode, is_complete, run_dir, stage_of
+from ray_jobs.studies.stage_graph import StageGraph, StageNode, is_complete, stage_of
 from ray_jobs.studies.stage_tasks import run_stages
+from ray_jobs.studies.stopped_early import (
+    STOPPED_EARLY,
+    mark_stopped_early,
+    was_stopped_early,
+)
 from ray_jobs.studies.study_config import AshaConfig, StudyConfig
 
-STOPPED_EARLY = "stopped early"
-"""The reason why a run is missing from the results if ASHA stopped it."""
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables do not say which stage a trial is at
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # most of our reports to Tune hold no metric
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class _StopMark:
-    """Records that ASHA stopped a run."""
-
-    step: int
-    stages: list[str]
-    """Keys of the run's stages, sorted. They change with its config."""
 
 
 def run_graph(
@@ -77,7 +70,7 @@ def run_graph(
     trials: list[str] = []
     for run, keys in graph.runs.items():
         own = [todo[key] for key in keys.values() if key in todo and key not in shared]
-        if why := _failures(graph, run, failed):
+        if why := graph.why_incomplete(run, failed):
             missing[run] = why
         elif own and cfg.asha and was_stopped_early(graph, study, run):
             missing[run] = STOPPED_EARLY
@@ -86,30 +79,6 @@ def run_graph(
         if run in missing:
             printer.given_up(run, own, missing[run])
     return missing | _run_trials(trials, graph, study, cfg, max_concurrent, printer)
-
-
-def _failures(graph: StageGraph, run: str, failed: Mapping[str, str]) -> str:
-    """Says which shared stages of a run failed. Only the first run of a stage gets its error."""
-    nodes = (graph.nodes[key] for key in graph.runs[run].values() if key in failed)
-    return "; ".join(
-        f"{node.name}: {failed[node.key]}" if node.run == run else f"{node} failed"
-        for node in nodes
-    )
-
-
-def was_stopped_early(graph: StageGraph, study: RunDir, run: str) -> bool:
-    """Says whether ASHA has stopped a run, in this call or an earlier one.
-
-    A run whose config has changed since then has other stages, and counts as a new one.
-    """
-    mark = _stop_mark(study, run)
-    if not storage.is_file(mark):
-        return False
-    return strict_json.read(_StopMark, mark).stages == sorted(graph.runs[run].values())
-
-
-def _stop_mark(study: RunDir, run: str) -> str:
-    return storage.join(run_dir(study, run).uri, "stopped_early.json")
 
 
 def _run_trials(
@@ -279,9 +248,7 @@ class _Driver(tune.Callback):
         """See ``tune.Callback``."""
         run, result = trial.config["run"], trial.last_result
         if "is_over" not in result:
-            stages = sorted(self._graph.runs[run].values())
-            mark = _StopMark(step=result["step"], stages=stages)
-            strict_json.write(_stop_mark(self._study, run), mark)
+            mark_stopped_early(self._graph, self._study, run, result["step"])
             self.missing[run] = STOPPED_EARLY
             self._give_up(run, f"{STOPPED_EARLY} at step {result['step']}")
         elif run in self.missing:

@@ -23,11 +23,15 @@ class ProgressPrinter:
         nodes: The stages that are to be computed.
         study: The study's folder.
         max_concurrent: Largest number of stages at a time, to estimate the remaining time.
-        watchdog: Raises an error if the running stages make no progress.
+        watchdog: Raises an error if the running stages make no progress. Only ``look`` needs it.
     """
 
     def __init__(
-        self, nodes: Iterable[StageNode], study: RunDir, max_concurrent: int, watchdog: Watchdog
+        self,
+        nodes: Iterable[StageNode],
+        study: RunDir,
+        max_concurrent: int,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._left = {node.key: node for node in nodes}
         self._total, self._study = len(self._left), study
@@ -63,6 +67,7 @@ class ProgressPrinter:
         Raises:
             JobError: No stage makes progress.
         """
+        assert self._watchdog is not None
         self._watchdog.check(self._stages_running)
         if time.monotonic() - self._printed_at < _PRINT_EVERY_S:
             return

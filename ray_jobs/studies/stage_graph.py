@@ -76,6 +76,19 @@ class StageGraph:
         wanted = Counter(key for keys in self.runs.values() for key in keys.values())
         return {key for key, num in wanted.items() if num > 1}
 
+    def why_incomplete(self, run: str, failed: Mapping[str, str]) -> str:
+        """Says which stages of a run failed. Only the first run of a stage gets its error.
+
+        Args:
+            run: The run.
+            failed: Key -> error, for the stages that failed.
+        """
+        nodes = (self.nodes[key] for key in self.runs[run].values() if key in failed)
+        return "; ".join(
+            f"{node.name}: {failed[node.key]}" if node.run == run else f"{node} failed"
+            for node in nodes
+        )
+
     def write_folders(self, study: RunDir) -> None:
         """Writes into every run's folder where its shared stages lie."""
         for run in self.runs:

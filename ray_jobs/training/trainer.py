@@ -10,7 +10,7 @@ from lafp.train.config import TrainConfig
 from lafp.train.metrics.log import read_starts
 from lafp.train.task import Task
 from ray_jobs.core.cluster import is_own_ray, is_ray_wanted
-from ray_jobs.core.job import JobError
+from ray_jobs.core.job import JobError, JobStoppedError
 from ray_jobs.training.failures import FinalConfigError, FinalError, WorkersFailedError
 from ray_jobs.training.progress import shown_progress
 from ray_jobs.training.resources import can_be_alone, resources, worker_cpus
@@ -31,8 +31,8 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
 
     Raises:
         ConfigError: A worker found something that the user must correct.
-        JobError: The loss is not finite, workers failed more than ``max_failures`` times, or a
-            SIGTERM came. After a SIGTERM there is a checkpoint of the step that the message names.
+        JobError: The loss is not finite, or workers failed more than ``max_failures`` times.
+        JobStoppedError: A SIGTERM came. There is a checkpoint of the step that the message names.
     """
     is_one_node = is_own_ray() or not is_ray_wanted()
     if is_one_node and (cfg.node_labels or cfg.ingest.node_labels):
@@ -55,7 +55,9 @@ def fit(stage: StageDir, cfg: TrainConfig, build_task: Callable[[], Task]) -> di
                 "Run the same command again to resume from the last checkpoint."
             ) from error
     if "stopped" in outcome:
-        raise JobError(outcome["stopped"])
+        raise JobStoppedError(outcome["stopped"])
+    if "failed" in outcome:
+        raise JobError(outcome["failed"])
     # The first start is no resume.
     resumed_from = [int(start["step"]) for start in read_starts(stage.uri)[1:]]
     return outcome["metrics"] | {"resumed_from_steps": resumed_from}

@@ -87,9 +87,9 @@ def train_in_worker(job: WorkerJob, place: Place) -> dict[str, Any]:
     """Trains in this process, which one of the launchers has started.
 
     Returns:
-        The last metrics, as ``metrics``; or the message for the user, as ``stopped``, of an error
-        that ends all workers alike. Errors that a single worker may meet are raised, so that the
-        launcher ends the other workers, which wait for it.
+        The last metrics, as ``metrics``; or a message for the user, as ``stopped`` where a stop was
+        asked for, as ``failed`` for an error that ends all workers alike. Errors that a single
+        worker may meet are raised, so that the launcher ends the other workers, which wait for it.
     """
     storage.be_patient()
     # Not by the rank, so that all workers begin with equal models.
@@ -97,8 +97,10 @@ def train_in_worker(job: WorkerJob, place: Place) -> dict[str, Any]:
     context = WorkerContext(job, place)
     try:
         return {"metrics": train(job.cfg, job.build_task(), context)}
-    except (NonFiniteLossError, DamagedShardsError, StoppedError) as error:
+    except StoppedError as error:
         return {"stopped": str(error)}
+    except (NonFiniteLossError, DamagedShardsError) as error:
+        return {"failed": str(error)}
     except Exception as error:
         if (found := final(error)) is None:
             raise

@@ -108,6 +108,19 @@ def test_the_table_holds_probes_controls_sums_codes_and_transfer(evaluated):
     assert 0.5 * most < max(fits) < 0.9 * most
 
 
+def test_without_ray_the_numbers_are_the_same(evaluated, run, cfg, tmp_path):
+    stage, _ = evaluated
+    ray.shutdown()
+    try:
+        alone = RunDir(str(tmp_path)).stage("lam_evaluation")
+        JOB.run(cfg, run, alone)
+        assert not ray.is_initialized()
+    finally:
+        start_local(2)
+    tables = [pq.read_table(folder.path("results.parquet")) for folder in (stage, alone)]
+    assert tables[0].equals(tables[1])
+
+
 def test_the_page_and_the_end_of_the_job_say_what_it_means(evaluated, capsys):
     stage, summary = evaluated
     lines = JOB.tell(EvaluateLamConfig(), stage, summary)

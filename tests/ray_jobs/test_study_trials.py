@@ -22,6 +22,7 @@ from ray_jobs import study
 from ray_jobs.core.job import JobError, execute
 from ray_jobs.studies import engine
 from ray_jobs.studies.stage_graph import run_dir
+from ray_jobs.studies.stopped_early import STOPPED_EARLY, was_stopped_early
 from ray_jobs.studies.study_config import StudyConfig, cells
 from tests.processes import kill_one_below
 
@@ -121,12 +122,12 @@ def test_a_run_that_asha_stopped_is_a_new_one_with_another_config(tmp_path):
     for lr in (0.1, 0.01):
         graphs.append(study.graph_of(config(f"pipeline.train_decoder.0.train.optim.lr={lr}")))
     name = next(iter(graphs[0].runs))
-    assert not engine.was_stopped_early(graphs[0], run, name)
+    assert not was_stopped_early(graphs[0], run, name)
     driver = engine._Driver(graphs[0], run, printer=SilentPrinter())
     trial = SimpleNamespace(config={"run": name}, last_result={"step": 50})
     driver.on_trial_complete(0, [], trial)
-    assert driver.missing == {name: engine.STOPPED_EARLY}
-    assert [engine.was_stopped_early(graph, run, name) for graph in graphs] == [True, False]
+    assert driver.missing == {name: STOPPED_EARLY}
+    assert [was_stopped_early(graph, run, name) for graph in graphs] == [True, False]
 
 
 class SilentPrinter:
