@@ -129,8 +129,8 @@ def test_the_agent_imports_little_beyond_torch():
 @pytest.mark.parametrize(
     ("job", "words"),
     [
-        ("preprocess", "Error: preprocess needs packages that are not installed: av, PIL, pyarrow, "
-         "ray. Install them with: pip install 'lafp[data]'"),
+        ("preprocess", "Error: preprocess needs packages that are not installed: av, PIL, "
+         "pyarrow. Install them with: pip install 'lafp[data]'"),
         ("train-lam", "pip install 'lafp[train]'"),
         ("doctor", "pip install 'lafp[data]'"),
         ("takedown", "pip install 'lafp[data]'"),

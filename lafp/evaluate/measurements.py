@@ -197,13 +197,11 @@ def _held_out(labeled_shards: str, lam: Lam, policy: Policy, limit: int) -> Tran
 
 
 def measure_probe(
-    lam_uri: str, labeled_shards: str, supervised: frozenset[str], seed: int
+    lam_uri: str, labeled_shards: str, supervised: frozenset[str], seed: int, device: str
 ) -> list[MeasuredRow]:
     """Measures what probes read of the true actions from z; see ``probe_thoroughly``."""
     torch.set_num_threads(1)
-    # Ray hides the GPUs from this task, which asks for none. Without Ray they are free: no stage
-    # trains at the same time.
-    lam = load_lam(lam_uri, "cuda" if torch.cuda.is_available() else "cpu")
+    lam = load_lam(lam_uri, device)
     return probe_thoroughly(lam, labeled_shards, supervised, seed)
 
 

@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import torch
+
+from data_pipelines.on_ray.joined import is_on_ray
 from data_pipelines.on_ray.tasks import run_each, run_tasks
 from lafp import storage
 from lafp.data.randomness import derive_seed
@@ -51,7 +54,9 @@ def probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result
         return []
 
     def measure() -> list[MeasuredRow]:
-        call = (lam_uri, shards, supervised, cfg.seed)
+        # On Ray, other stages may hold the GPUs. Without Ray nothing else runs meanwhile.
+        is_gpu_free = not is_on_ray() and torch.cuda.is_available()
+        call = (lam_uri, shards, supervised, cfg.seed, "cuda" if is_gpu_free else "cpu")
         (found,) = run_each(measurements.measure_probe, [call], title="probe", unit="LAMs")
         return found
 
