@@ -16,8 +16,9 @@ from data_pipelines.on_ray.tasks import run_tasks
 from lafp import storage
 from lafp.config import ConfigError, may_change
 from lafp.config.ranges import check_at_least
+from lafp.data.shards.clip_tables import videos_of_clips
 from lafp.data.shards.format import ClipLocation, ShardEntry, read_records
-from lafp.data.shards.sets import read_manifest, read_shard_entry, shards_sha256, videos_of_clips
+from lafp.data.shards.sets import read_manifest, read_shard_entry, shards_sha256
 from lafp.data.stored_latents import SET_FILE, LatentSet, LatentShardWriter, entry_name
 from lafp.finished.saved_model import read_card
 from lafp.lam import Lam, load_lam
@@ -67,7 +68,7 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
         ConfigError: The shard set has no clips.
         StorageError: Reading or writing failed. Run again to resume.
     """
-    sizes = {row["shard"]: row["num_clips"] for row in read_manifest(shards, _SIZES)}
+    sizes = {row["shard"]: row["num_clips"] for row in read_manifest(shards, _SIZES).to_pylist()}
     names = sorted(sizes)
     if not names:
         raise ConfigError(
@@ -98,7 +99,7 @@ def label_latents(cfg: LabelLatentsConfig, shards: str, lam: str, uri: str) -> d
 
 def shard_names(shards: str) -> list[str]:
     """Lists the file names of a set's shards, of all splits."""
-    return sorted(row["shard"] for row in read_manifest(shards, ["shard"]))
+    return sorted(read_manifest(shards, ["shard"])["shard"].to_pylist())
 
 
 def label_shard(

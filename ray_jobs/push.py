@@ -84,7 +84,7 @@ def push_set(folder: str, uri: str, is_private: bool, is_dry: bool) -> None:
     found = dataset_hub.published_set(StageDir(folder, folder.rstrip("/").rpartition("/")[2]), uri)
     num_bytes = sum(found.sizes.values())
     print(f"{len(found.shards)} shards, {num_bytes:,} bytes, with tables and card")
-    print("Mind: clips.parquet and the clips name the path or address of their videos.")
+    print("Mind: the tables in clips/ and the clips name the path or address of their videos.")
     if is_dry:
         print(f"\n{found.card}")
     else:

@@ -46,7 +46,9 @@ def write_latents(
             latents = np.stack([z_of(*pair) for pair in pairs]).astype(np.float32)
             writer = writer or LatentShardWriter(folder, shard, latents.shape[1], frame_stack)
             videos = read_rows(
-                source.path("clips.parquet"), ["video_id"], [("clip_id", "=", clip.clip_id)]
+                source.path("clips/part-00000.parquet"),
+                ["video_id"],
+                [("clip_id", "=", clip.clip_id)],
             )
             writer.add(clip.clip_id, videos[0]["video_id"], latents)
         strict_json.write(stage.path(entry_name(shard)), writer.close())

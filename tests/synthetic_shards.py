@@ -187,7 +187,8 @@ def write_clips(
         strict_json.write(str(folder / name.replace(".tar", ".json")), entry)
         entries.append(entry)
     rows = [asdict(r) | {"shard": s} for r, s in zip(records, shard_of, strict=True)]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "clips.parquet")
+    (folder / "clips").mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / "clips/part-00000.parquet")
     _write_set(folder, entries, clips, max_action)
     return str(folder)
 
@@ -207,6 +208,7 @@ def _write_set(folder, entries, clips, max_action) -> None:
         num_hours=sum(lengths) / FPS / 3600,
         min_clip_frames=min(lengths),
         max_clip_frames=max(lengths),
+        num_clip_files=1,
         num_masked_clips=dict(Counter(clip.split for clip in clips if clip.mask is not None)),
         action=_action(clips, max_action),
         optical_flow_size_px=None

@@ -24,10 +24,12 @@ from data_pipelines.preprocess.select.steps import column
 from data_pipelines.preprocess.shards import ShardLayout, lay_out_shards
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.shards.clip_tables import FOLDER, ROWS_PER_FILE, clip_file, num_clip_files
 from lafp.data.shards.format import ClipRecord, ShardEntry, ShardSet, Split
 from lafp.data.shards.sets import read_entry
+from lafp.storage.divided_table import open_divided_table
 from lafp.storage.map_ahead import map_ahead
-from lafp.storage.tables import open_table, open_tables, schema_of, write_rows, write_tables
+from lafp.storage.tables import open_table, schema_of, write_rows, write_tables
 
 
 def check_accounts(item: ItemRows) -> None:
@@ -75,10 +77,20 @@ def write_reject_rows(uri: str, rejects: Iterable[RejectRow]) -> None:
 
 @contextmanager
 def clips_table(uri: str, selected: Selected, max_bytes: int) -> Iterator[Iterator[ShardLayout]]:
-    """Yields the layouts of all shards, and writes ``clips.parquet`` on the way."""
-    schema = schema_of(ClipRecord, {"shard": str})
-    with open_tables(storage.join(uri, "clips.parquet"), schema) as add:
+    """Yields the layouts of all shards, and writes the table of clips on the way."""
+    schema, written = schema_of(ClipRecord, {"shard": str}), set[str]()
+
+    def uri_of(number: int) -> str:
+        name = clip_file(number)
+        written.add(name.rpartition("/")[2])
+        return storage.join(uri, name)
+
+    with open_divided_table(uri_of, schema, ROWS_PER_FILE) as add:
         yield _recorded(selected, max_bytes, add)
+    # An earlier run that was killed may have had more clips, before a takedown.
+    for info in storage.list_files(storage.join(uri, FOLDER)):
+        if info.uri.rpartition("/")[2] not in written:
+            storage.delete(info.uri)
 
 
 def _recorded(
@@ -160,6 +172,7 @@ def shard_set(selected: Selected, cfg: PreprocessConfig) -> ShardSet:
         num_hours=seconds / 3600,
         min_clip_frames=shortest,
         max_clip_frames=longest,
+        num_clip_files=num_clip_files(num_clips.total()),
         num_masked_clips=dict(+num_masked),
         has_signatures=cfg.filters.drop_duplicates,
         action=_action(every, train) if cfg.labels is not None else None,

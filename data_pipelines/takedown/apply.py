@@ -21,6 +21,7 @@ from data_pipelines.preprocess.taken_down import REASON, Takedown
 from data_pipelines.takedown.journal import Journal, journal_uri
 from data_pipelines.takedown.statistics import action_after
 from lafp import storage
+from lafp.data.shards.clip_tables import clip_files, clip_rows
 from lafp.data.shards.edit import drop_clips, drop_latents
 from lafp.data.shards.format import (
     ShardSet,
@@ -104,8 +105,8 @@ def _rewrite_latents(uri: str, old: str, new: str, clip_ids: set[str]) -> None:
 
 
 def _names_after(shards: str, renamed: Mapping[str, str | None]) -> list[str]:
-    rows = read_manifest(shards, ["shard"])
-    found = (renamed.get(row["shard"], row["shard"]) for row in rows)
+    names = read_manifest(shards, ["shard"])["shard"].to_pylist()
+    found = (renamed.get(name, name) for name in names)
     return [name for name in found if name is not None]
 
 
@@ -118,7 +119,11 @@ def _rewrite_clips(shards: str, clip_ids: set[str], renamed: Mapping[str, str | 
         column = batch.schema.get_field_index("shard")
         return batch.set_column(column, batch.schema.field(column), pa.array(names, pa.string()))
 
-    rewrite_table(storage.join(shards, "clips.parquet"), keep)
+    for file in clip_files(shards):
+        # A clip is taken out of a shard, which so gets another name. Most files have no such shard.
+        names = read_table(file, ["shard"])["shard"].unique().to_pylist()
+        if not renamed.keys().isdisjoint(names):
+            rewrite_table(file, keep)
 
 
 def _rewrite_rejects(shards: str, clip_ids: set[str], takedown: Takedown) -> None:
@@ -139,7 +144,7 @@ def _spec_after(shards: str, names: Sequence[str]) -> ShardSet:
     frames: Counter[str] = Counter()
     seconds, lengths = 0.0, set()
     columns = ["split", "num_frames", "start_s", "end_s", "has_mask"]
-    for row in iter_rows(storage.join(shards, "clips.parquet"), columns):
+    for row in clip_rows(shards, columns):
         clips[row["split"]] += 1
         masked[row["split"]] += row["has_mask"]
         frames[row["split"]] += row["num_frames"]
@@ -175,7 +180,7 @@ def _summary_after(shards: str, spec: ShardSet, summary: dict[str, Any]) -> dict
     spans[REASON] = sum(outcome["spans"] for outcome in earlier) - num_clips - spans.total()
     seconds[REASON] = max(0.0, funnel["inputs"]["seconds"] - clip_s - sum(seconds.values()))
     # The clips of a video lie side by side.
-    videos = groupby(iter_rows(storage.join(shards, "clips.parquet"), ["video_uri"]))
+    videos = groupby(clip_rows(shards, ["video_uri"]))
     return summary | {
         "num_videos_with_clips": sum(1 for _ in videos),
         "num_clips": num_clips,

@@ -11,10 +11,10 @@ class TakedownConfig:
     """A run (<storage>/<run name>) or a study, with all shard sets and latents, or one shard
     set."""
     video_uri: str | None = None
-    """The video's URI in ``clips.parquet`` and ``rejects.parquet``. A signature in it does not
+    """The video's URI in the tables ``clips/`` and ``rejects.parquet``. A signature in it does not
     matter."""
     video_id: str | None = None
-    """The hash of its content in ``clips.parquet``: a second way to name the video."""
+    """The hash of its content in the tables ``clips/``: a second way to name the video."""
 
     def __post_init__(self) -> None:
         if not self.video_uri and not self.video_id:

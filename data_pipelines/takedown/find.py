@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.shards.clip_tables import clip_rows
 from lafp.storage.tables import iter_rows
 
 _CLIP_COLUMNS = ("clip_id", "video_id", "video_uri", "start_s", "end_s", "num_frames", "split")
@@ -27,7 +28,7 @@ class Findings:
     """Lists the clips, rejects and spans of a video in one shard set."""
 
     clips: list[dict[str, Any]]
-    """Rows of ``clips.parquet``: the video's clips, and near-duplicates of them from other
+    """Rows of the table of clips: the video's clips, and near-duplicates of them from other
     videos."""
     rejects: list[dict[str, Any]]
     """Rows of ``rejects.parquet``: the video's spans, and near-duplicates of its clips."""
@@ -76,7 +77,7 @@ def check_names_one_video(shard_sets: Collection[str], uri: str) -> None:
                 raise ConfigError(
                     f"video_uri: several videos in {shards} have the address {uri} when their "
                     "secrets are left out. Name the video by video_id, or by a `video_uri` of "
-                    "clips.parquet."
+                    "the tables in clips/."
                 )
 
 
@@ -131,7 +132,9 @@ def _is_in(column: str, values: Collection[str]) -> pc.Expression:
 
 
 def _rows(
-    shards: str, table: str, columns: Collection[str], wanted: pc.Expression
+    shards: str, table: str, columns: Sequence[str], wanted: pc.Expression
 ) -> Iterator[dict[str, Any]]:
     """Yields the wanted rows of a table, with one batch in memory at a time."""
+    if table == "clips":
+        return clip_rows(shards, columns, wanted)
     return iter_rows(storage.join(shards, f"{table}.parquet"), columns, wanted)

@@ -152,8 +152,8 @@ def _nothing(cfg: TakedownConfig, shard_sets: Sequence[str]) -> list[str]:
             return [f"taken down already, on {takedown.taken_down_at}"]
     named = cfg.video_uri or cfg.video_id
     raise ConfigError(
-        f"Nothing of {named} is in {', '.join(shard_sets)}. Take video_uri from clips.parquet or "
-        "rejects.parquet there, or video_id from clips.parquet."
+        f"Nothing of {named} is in {', '.join(shard_sets)}. Take video_uri from the tables "
+        "in clips/ or rejects.parquet there, or video_id from those in clips/."
     )
 
 

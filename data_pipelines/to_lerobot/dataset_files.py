@@ -19,7 +19,7 @@ from lafp.video.clip_codec import decode_frames
 
 _EPISODES_PER_FILE = 10_000
 _OF_CLIP = ("clip_id", "video_id", "video_uri", "start_s", "end_s")
-"""Columns of ``clips.parquet`` that ``meta/episodes`` holds too: where an episode is from."""
+"""Columns of the table of clips that ``meta/episodes`` holds too: where an episode is from."""
 
 
 class OddEpisodeError(ValueError):

@@ -2,11 +2,12 @@
 
 # Shape suffixes in this file: T rows of an episode, D numbers of a feature.
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 from zipfile import BadZipFile
 
@@ -15,11 +16,12 @@ import numpy as np
 from data_pipelines.to_lerobot.layout import ACTION, CONDITION, STATE, TRUE_ACTION
 from lafp import storage
 from lafp.data.shards.clip_bytes import checked_bytes
+from lafp.data.shards.clip_tables import clip_files, clip_rows
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import ClipLocation, Labels
 from lafp.data.shards.sets import read_manifest, read_shard_entry
 from lafp.data.stored_latents import REJECTS_FILE, ClipReject, LatentReader
-from lafp.storage.tables import iter_rows, read_records, read_rows
+from lafp.storage.tables import iter_batches, read_records, read_table
 
 _COLUMNS = ["clip_id", "video_id", "video_uri", "source", "split", "start_s", "end_s"]
 PICTURES = 4
@@ -31,7 +33,7 @@ class Episode:
     """Holds the frames of one clip that have a latent action."""
 
     clip: dict[str, Any]
-    """Columns of the clip's row in ``clips.parquet``."""
+    """Columns of the clip's row in the table of clips."""
     shard: str
     video: bytes
     """The whole clip."""
@@ -66,7 +68,7 @@ class Episode:
 
 def rates_of(shards: str) -> dict[float, int]:
     """Counts the clips of each rate, in frames per second."""
-    return Counter(row["fps"] for row in iter_rows(storage.join(shards, "clips.parquet"), ["fps"]))
+    return Counter(row["fps"] for row in clip_rows(shards, ["fps"]))
 
 
 def read_episodes(shards: str, latents: str, latent_key: str) -> Iterator[Episode | ClipReject]:
@@ -81,17 +83,28 @@ def read_episodes(shards: str, latents: str, latent_key: str) -> Iterator[Episod
     found = read_records(ClipReject, storage.join(latents, REJECTS_FILE))
     without_latents = {reject.clip_id: reject for reject in found}
     reader = LatentReader(latents)
-    manifest = read_manifest(shards, ["shard", "split"])
-    with storage.local_file(storage.join(shards, "clips.parquet")) as table:
+    manifest = read_manifest(shards, ["shard", "split"]).to_pylist()
+    with ExitStack() as stack:
+        files = [_local_file(uri, stack) for uri in clip_files(shards)]
+        files_of = defaultdict[str, list[str]](list)
+        for file in files:
+            for name in read_table(file, ["shard"])["shard"].unique().to_pylist():
+                files_of[name].append(file)
         for row in sorted(manifest, key=lambda row: (row["split"] != "train", row["shard"])):
-            shard, wanted = row["shard"], [("shard", "=", row["shard"])]
-            clips = read_rows(storage.absolute(str(table)), _COLUMNS, wanted)
-            by_id = {clip["clip_id"]: clip for clip in clips}
+            shard = row["shard"]
+            of_files = (iter_batches(file, _COLUMNS, {"shard": shard}) for file in files_of[shard])
+            batches = chain.from_iterable(of_files)
+            by_id = {clip["clip_id"]: clip for batch in batches for clip in batch.to_pylist()}
             with _shard_file(storage.join(shards, shard)) as tar:
                 for location in read_shard_entry(shards, shard).clips:
                     yield without_latents.get(location.clip_id) or _read(
                         by_id[location.clip_id], shard, tar, location, reader, latent_key
                     )
+
+
+def _local_file(uri: str, stack: ExitStack) -> str:
+    """Returns the URI of a local copy until the stack is closed; of the file itself if local."""
+    return storage.absolute(str(stack.enter_context(storage.local_file(uri))))
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from lafp import storage
 from lafp.config import ConfigError, config_from_dict
 from lafp.data.order.clips import ClipOrder
 from lafp.data.randomness import derive_seed
+from lafp.data.shards.clip_tables import clip_batches, rows_of_clips
 from lafp.data.shards.format import Labels, Split
 from lafp.data.shards.sets import open_shard_set
-from lafp.storage.tables import read_rows
 from lafp.types import ActionSpec
 
 UNSEEN = "unseen"
 """Name of the folder of held-out labeled episodes that look different from those of training."""
+_IN_UNSEEN = rf"(\A|/){UNSEEN}/[^/]*\z"
 
 
 def action_spec(labeled_shards: str) -> ActionSpec:
@@ -52,20 +53,23 @@ def vector_dims(shards: str) -> dict[str, int]:
 
 def labeled_episodes(shards: str, split: Split) -> dict[str, str]:
     """Maps the id of every labeled clip of a split to its episode's id."""
-    open_shard_set(shards)  # a clear error when there is none
-    columns = {"clip_id": str, "episode_id": str, "split": str, "has_labels": bool}
-    rows = read_rows(storage.join(shards, "clips.parquet"), columns)
+    columns, labeled = {"clip_id": str, "episode_id": str}, {"split": split, "has_labels": True}
     return {
-        row["clip_id"]: row["episode_id"]
-        for row in rows
-        if row["split"] == split and row["has_labels"]
+        clip: episode
+        for batch in clip_batches(shards, columns, labeled)
+        for clip, episode in zip(*(batch[name].to_pylist() for name in columns), strict=True)
     }
 
 
 def unseen_clips(shards: str) -> frozenset[str]:
     """Returns the ids of the clips whose video lies in a folder called ``unseen``."""
-    rows = read_rows(storage.join(shards, "clips.parquet"), {"clip_id": str, "video_uri": str})
-    return frozenset(r["clip_id"] for r in rows if r["video_uri"].split("/")[-2:-1] == [UNSEEN])
+    import pyarrow.compute as pc
+
+    found = (
+        batch["clip_id"].filter(pc.match_substring_regex(batch["video_uri"], _IN_UNSEEN))
+        for batch in clip_batches(shards, {"clip_id": str, "video_uri": str})
+    )
+    return frozenset(clip for ids in found for clip in ids.to_pylist())
 
 
 def labeled_subset(shards: str, split: Split, fraction: float, seed: int) -> frozenset[str]:
@@ -113,8 +117,7 @@ def count_labels(shards: str, fraction: float, seed: int, frame_stack: int) -> L
     """
     chosen = labeled_subset(shards, "train", fraction, seed)
     columns = {"clip_id": str, "episode_id": str, "num_frames": int}
-    rows = read_rows(storage.join(shards, "clips.parquet"), columns)
-    found = [row for row in rows if row["clip_id"] in chosen]
+    found = rows_of_clips(shards, list(chosen), columns)
     return LabelCount(
         transitions=sum(max(0, row["num_frames"] - frame_stack) for row in found),
         episodes=len({row["episode_id"] for row in found}),

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lafp import storage
 from lafp.data.randomness import derive_seed, keyed_uniform
+from lafp.data.shards.clip_tables import clip_batches
 from lafp.data.shards.format import clip_key
-from lafp.storage.tables import read_rows
 from lafp.types import ClipBatch
 
 _FULL = 0xFF  # a byte of pixels that all show the agent
@@ -36,10 +35,12 @@ def keep_masks(batch: ClipBatch, fraction: float, seed: int) -> ClipBatch:
 
 def count_masks(shards: str, fraction: float, seed: int) -> int:
     """Counts the training clips of a shard set whose masks ``keep_masks`` keeps."""
-    columns = {"clip_id": str, "split": str, "has_mask": bool}
-    rows = read_rows(storage.join(shards, "clips.parquet"), columns)
-    keys = [clip_key(r["clip_id"]) for r in rows if r["has_mask"] and r["split"] == "train"]
-    return int((_draws(np.array(keys, np.int64), seed) < fraction).sum())
+    num_kept = 0
+    for batch in clip_batches(shards, {"clip_id": str}, {"split": "train", "has_mask": True}):
+        ids = batch["clip_id"].to_pylist()
+        keys = np.fromiter(map(clip_key, ids), np.int64, len(ids))
+        num_kept += int((_draws(keys, seed) < fraction).sum())
+    return num_kept
 
 
 def _draws(clip_key_B: np.ndarray, seed: int) -> np.ndarray:

@@ -12,14 +12,13 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from lafp import storage
+from lafp.data.shards.clip_tables import clip_rows
 from lafp.data.shards.format import ShardSet
 from lafp.data.shards.sets import open_shard_set
 from lafp.finished.model_card import table
 from lafp.runs.run_dir import StageDir
 from lafp.runs.wording import byte_size
 from lafp.storage.secrets import text_without_secrets
-from lafp.storage.tables import iter_rows
 
 _MAX_HOSTS = 20
 # Hosts are counted in memory. A corpus of more of them has the rest counted together.
@@ -62,8 +61,8 @@ def dataset_card(stage: StageDir, shards: Sequence[Mapping[str, Any]], uri: str)
         "## How to load it",
         _usage(uri, name),
         "## Where the videos are from",
-        table(("Source", "Clips"), _sources(storage.join(stage.uri, "clips.parquet"))),
-        "`clips.parquet` and each clip's `.json` name the video and the seconds of every clip.",
+        table(("Source", "Clips"), _sources(stage.uri)),
+        "The tables in `clips/` and the `.json` of a clip name its video and its seconds in there.",
         "## What was left out",
         _left_out(stage),
         "## How it was made",
@@ -146,10 +145,10 @@ clips = wds.WebDataset([f"{web}/{{shard}}" for shard in shards], shardshuffle=Fa
 ```"""
 
 
-def _sources(clips: str) -> list[tuple[str, str]]:
+def _sources(shards: str) -> list[tuple[str, str]]:
     """Counts clips by host, or by kind of storage."""
     hosts: Counter[str] = Counter()
-    for row in iter_rows(clips, ["video_uri"]):
+    for row in clip_rows(shards, ["video_uri"]):
         host = host_in_words(row["video_uri"])
         is_new = host not in hosts and len(hosts) >= _MAX_COUNTED_HOSTS
         hosts["other hosts" if is_new else host] += 1

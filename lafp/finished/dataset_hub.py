@@ -1,8 +1,8 @@
 """Publishes a shard set as a dataset on the Hugging Face Hub; a broken push goes on where it broke.
 
-Shards are pushed first, some of them per commit. The last commit brings the tables, the card and
-``shard_set.json``, without which readers find no set, and deletes shards of an earlier push that
-the set no longer names, such as those with a video that was taken down.
+Shards and the table of clips are pushed first, some files per commit. The last commit brings the
+manifest, the card and ``shard_set.json``, without which readers find no set, and deletes files of
+an earlier push that the set no longer has, such as shards with a video that was taken down.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.packing import packed
+from lafp.data.shards.clip_tables import clip_file
 from lafp.data.shards.format import entry_name, signatures_name
 from lafp.data.shards.sets import open_shard_set, read_manifest
 from lafp.finished.dataset_card import dataset_card
@@ -23,8 +24,10 @@ from lafp.runs.run_dir import StageDir
 from lafp.storage import StorageError
 from lafp.storage.clients.hf import HubUri, split
 
-_TABLES = ("manifest.parquet", "clips.parquet", "shard_set.json")
-_SHARD_FILE = re.compile(r"(train|val)-[\w.-]*\.(tar|json|signatures\.parquet)", re.ASCII)
+_TABLES = ("manifest.parquet", "shard_set.json")
+_OUR_FILE = re.compile(
+    r"(train|val)-[\w.-]*\.(tar|json|signatures\.parquet)|clips/part-\d+\.parquet", re.ASCII
+)
 # Limits of one commit. A push that breaks repeats at most this much, and shards that lie on S3 take
 # this much of the local disk.
 _MAX_COMMIT_FILES, _MAX_COMMIT_BYTES = 100, 2 * 2**30
@@ -37,6 +40,8 @@ class PublishedSet:
 
     shards: Mapping[str, str]
     """Name of a shard -> its SHA-256."""
+    clip_files: Mapping[str, int]
+    """Name of each file of the table of clips -> its bytes."""
     sizes: Mapping[str, int]
     """Name of a shard -> its bytes."""
     uri: str
@@ -46,9 +51,10 @@ class PublishedSet:
     """Whether a table of signatures lies beside each shard."""
 
     def names(self) -> list[str]:
-        """Lists the files of all shards in the order in which they are pushed."""
+        """Lists the files of the clips and of all shards in the order in which they are pushed."""
         kinds = (str, signatures_name, entry_name) if self.has_signatures else (str, entry_name)
-        return [name_of(shard) for shard in self.shards for name_of in kinds]
+        of_shards = [name_of(shard) for shard in self.shards for name_of in kinds]
+        return [*of_shards, *self.clip_files]
 
 
 def parse_dataset(uri: str) -> HubUri:
@@ -73,13 +79,17 @@ def published_set(stage: StageDir, uri: str) -> PublishedSet:
     Raises:
         ConfigError: There is none.
     """
-    rows = read_manifest(stage.uri, ("shard", "split", "num_clips", "num_bytes", "sha256"))
+    spec = open_shard_set(stage.uri)
+    names = ("shard", "split", "num_clips", "num_bytes", "sha256")
+    rows = read_manifest(stage.uri, names).to_pylist()
+    files = [clip_file(number) for number in range(spec.num_clip_files)]
     return PublishedSet(
         shards={row["shard"]: row["sha256"] for row in rows},
+        clip_files={name: storage.num_bytes(stage.path(name)) for name in files},
         sizes={row["shard"]: row["num_bytes"] for row in rows},
         uri=stage.uri,
         card=dataset_card(stage, rows, uri),
-        has_signatures=open_shard_set(stage.uri).has_signatures,
+        has_signatures=spec.has_signatures,
     )
 
 
@@ -115,8 +125,9 @@ def publish_set(
         num_done = len(names) - len(missing)
         if num_done:
             tell(f"{num_done} of {len(names)} files are there already")
+        sizes = {**found.sizes, **found.clip_files}
         commits = packed(
-            missing, lambda name: found.sizes.get(name, 0), _MAX_COMMIT_BYTES, _MAX_COMMIT_FILES
+            missing, lambda name: sizes.get(name, 0), _MAX_COMMIT_BYTES, _MAX_COMMIT_FILES
         )
         for of_commit in commits:
             with ExitStack() as stack:
@@ -127,7 +138,7 @@ def publish_set(
         with ExitStack() as stack:
             last = [_added(hub, stack, name, found) for name in _TABLES]
             last.append(hub.CommitOperationAdd(README, found.card.encode()))
-            stale = (name for name in there.keys() - set(names) if _SHARD_FILE.fullmatch(name))
+            stale = (name for name in there.keys() - set(names) if _OUR_FILE.fullmatch(name))
             last += [hub.CommitOperationDelete(name) for name in sorted(stale)]
             commit = api.create_commit(operations=last, commit_message="Push with lafp", **where)
     return str(commit.commit_url)

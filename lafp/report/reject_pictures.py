@@ -8,11 +8,11 @@ import numpy as np
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.shards.clip_tables import rows_of_clips
 from lafp.data.shards.sets import read_shard_entry
 from lafp.evaluate import images
 from lafp.runs.run_dir import StageDir
 from lafp.storage import StorageError
-from lafp.storage.tables import read_rows
 from lafp.video import decode_clip
 from lafp.video.stills import Still, read_stills
 
@@ -75,8 +75,7 @@ def originals(stage: StageDir, rejects: Sequence[Reject]) -> dict[int, np.ndarra
 
 
 def _middle_frames(stage: StageDir, clip_ids: Sequence[str]) -> Iterator[tuple[str, np.ndarray]]:
-    filters = [("clip_id", "in", list(clip_ids))]
-    for row in read_rows(stage.path("clips.parquet"), ["clip_id", "shard"], filters):
+    for row in rows_of_clips(stage.uri, clip_ids, {"clip_id": str, "shard": str}):
         try:
             entry = read_shard_entry(stage.uri, row["shard"])
             place = next(clip for clip in entry.clips if clip.clip_id == row["clip_id"])

@@ -113,10 +113,8 @@ def num_bytes(uri: str) -> int:
 
 
 def look_up(uri: str) -> ObjectInfo:
-    """Returns size and version of the file at ``uri``. Local files have no versions."""
-    if is_remote(uri):
-        return _remote_reader(uri).look_up(uri)
-    return ObjectInfo(num_bytes=local.file_at(uri).stat().st_size)
+    """Returns size and version of the file at ``uri``."""
+    return _remote_reader(uri).look_up(uri) if is_remote(uri) else local.look_up(uri)
 
 
 def is_reachable(uri: str) -> bool:
@@ -129,7 +127,8 @@ def read_bytes(
 ) -> bytes:
     """Reads a file, or ``length`` bytes of it from ``offset`` on (of an object by a ranged GET).
 
-    The result is shorter than ``length`` if the file ends earlier.
+    The result is shorter than ``length`` if the file ends earlier. Local files are read as they are
+    now, whatever the version.
 
     Raises:
         ChangedError: The object has another version than the one that ``look_up`` returned.

@@ -43,7 +43,8 @@ class ObjectInfo:
 
     num_bytes: int
     version: str | None = None
-    """Names the object's content in requests for parts of it; None if the store has no versions."""
+    """Names the file's content, in requests for parts of an object too; None if the store has no
+    versions."""
 
 
 @dataclass(frozen=True, kw_only=True)

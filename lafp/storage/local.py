@@ -11,7 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lafp.storage.base import AccessDeniedError, FileInfo, FullError, NotAFileError, failed
+from lafp.storage.base import (
+    AccessDeniedError,
+    FileInfo,
+    FullError,
+    NotAFileError,
+    ObjectInfo,
+    failed,
+)
 from lafp.storage.names import path_of, uri_of_name
 from lafp.storage.temporary import held, unfinished_file
 
@@ -70,6 +77,13 @@ def file_at(uri: str) -> Path:
 def _not_a_file(uri: str, mode: int) -> NotAFileError:
     kind = _OTHER_KINDS.get(stat.S_IFMT(mode), "something else")
     return NotAFileError(f"{uri} is {kind}, not a file")
+
+
+def look_up(uri: str) -> ObjectInfo:
+    found = file_at(uri).stat()
+    # A file that is replaced has another inode, and one that is written to another time.
+    version = f"{found.st_ino} {found.st_mtime_ns} {found.st_size}"
+    return ObjectInfo(num_bytes=found.st_size, version=version)
 
 
 def read_bytes(uri: str, offset: int, length: int | None) -> bytes:

@@ -12,9 +12,8 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
-import numpy as np
-
 from lafp import storage
+from lafp.storage.columns import is_equal
 from lafp.storage.strict_json import DamagedError, from_plain, plain
 from lafp.storage.temporary import TemporaryFolder
 
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Columns = Sequence[str] | Mapping[str, type]
-"""Names of columns. A mapping also names the type of their values: ``str``, ``int`` or ``bool``."""
-_ROWS_PER_GROUP = 5_000
+"""Names of columns. A mapping also names the type of their values: ``str``, ``int``, ``float`` or
+``bool``."""
+ROWS_PER_GROUP = 5_000
 _ROWS_PER_BATCH = 8_192
-_ROWS_PER_SCAN = 65_536
 
 
 def schema_of(row: type, more: Mapping[str, type] | None = None) -> "pa.Schema":
@@ -70,7 +69,7 @@ class TableWriter:
     def add(self, row: Mapping[str, object]) -> None:
         """Appends a row. Keys that are no columns are left out."""
         self._rows.append(row)
-        if len(self._rows) == _ROWS_PER_GROUP:
+        if len(self._rows) == ROWS_PER_GROUP:
             self._flush()
 
     def close(self) -> None:
@@ -107,7 +106,7 @@ def open_tables(uri: str, schema: "pa.Schema") -> "Iterator[Callable[[pa.Table],
     import pyarrow.parquet as pq
 
     with _replacement(uri) as path, pq.ParquetWriter(path, schema) as writer:
-        yield lambda table: writer.write_table(table.select(schema.names), _ROWS_PER_GROUP)
+        yield lambda table: writer.write_table(table.select(schema.names), ROWS_PER_GROUP)
 
 
 def write_tables(uri: str, schema: "pa.Schema", tables: "Iterable[pa.Table]") -> None:
@@ -129,7 +128,7 @@ def write_table(uri: str, table: "pa.Table") -> None:
     import pyarrow.parquet as pq
 
     with _replacement(uri) as path:
-        pq.write_table(table, path, row_group_size=_ROWS_PER_GROUP)
+        pq.write_table(table, path, row_group_size=ROWS_PER_GROUP)
 
 
 def rewrite_table(uri: str, change: "Callable[[pa.RecordBatch], pa.RecordBatch]") -> None:
@@ -164,7 +163,7 @@ def read_table(
     """
     import pyarrow.parquet as pq
 
-    with storage.local_file(uri) as path, _whole(uri):
+    with storage.local_file(uri) as path, whole(uri):
         if filters is None:  # spares the imports of pyarrow.dataset and pandas
             with pq.ParquetFile(path) as table:
                 names = _existing(columns, table, uri)
@@ -177,12 +176,17 @@ def read_table(
         return read
 
 
-def _check_types(columns: Columns | None, table: "pa.Table", uri: str) -> None:
+def _check_types(columns: Columns | None, table: "pa.Table | pa.RecordBatch", uri: str) -> None:
     import pyarrow as pa
 
     if not isinstance(columns, Mapping):
         return
-    is_kind = {str: pa.types.is_string, int: pa.types.is_integer, bool: pa.types.is_boolean}
+    is_kind = {
+        str: pa.types.is_string,
+        int: pa.types.is_integer,
+        float: pa.types.is_floating,
+        bool: pa.types.is_boolean,
+    }
     for name, kind in columns.items():
         found = table.schema.field(name).type
         if not is_kind[kind](found):
@@ -194,19 +198,19 @@ def read_rows(
 ) -> list[dict[str, Any]]:
     """Reads the rows of a table into memory. The arguments are those of ``read_table``."""
     table = read_table(uri, columns, filters)
-    with _whole(uri):  # such as times that Python's datetime does not hold
+    with whole(uri):  # such as times that Python's datetime does not hold
         return table.to_pylist()
 
 
 def read_records(kind: type[T], uri: str) -> list[T]:
     """Reads the rows of a table as dataclass instances: the inverse of ``write_rows``."""
-    with _whole(uri):
+    with whole(uri):
         return from_plain(list[kind], read_rows(uri))  # type: ignore[valid-type]
 
 
 def iter_rows(
     uri: str,
-    columns: Collection[str] | None = None,
+    columns: Columns | None = None,
     wanted: "pc.Expression | None" = None,
     batch_rows: int = _ROWS_PER_BATCH,
 ) -> Iterator[dict[str, Any]]:
@@ -219,14 +223,15 @@ def iter_rows(
         batch_rows: Rows that are read together.
     """
     if wanted is None:  # spares the imports of pyarrow.dataset and pandas
-        for table in iter_tables(uri, columns, batch_rows):
-            with _whole(uri):
-                yield from table.to_pylist()
+        for batch in iter_batches(uri, columns, batch_rows=batch_rows):
+            with whole(uri):
+                rows = batch.to_pylist()
+            yield from rows
         return
-    import pyarrow.dataset as ds
+    with storage.local_file(uri) as path, whole(uri):
+        import pyarrow.dataset as ds
 
-    names = None if columns is None else list(columns)
-    with storage.local_file(uri) as path, _whole(uri):
+        names = None if columns is None else list(columns)
         # Without a limit the scanner would read far ahead of whoever needs the first rows only.
         scanner = ds.dataset(path, format="parquet").scanner(
             names, filter=wanted, batch_size=batch_rows, batch_readahead=1
@@ -235,20 +240,60 @@ def iter_rows(
             yield from batch.to_pylist()
 
 
-def iter_tables(
-    uri: str, columns: Collection[str] | None = None, batch_rows: int = _ROWS_PER_BATCH
-) -> "Iterator[pa.Table]":
-    """Yields a table in order, a few rows at a time. The arguments are those of ``iter_rows``."""
-    import pyarrow as pa
+def iter_batches(
+    uri: str,
+    columns: Columns | None = None,
+    equal: Mapping[str, str | bool] | None = None,
+    batch_rows: int = _ROWS_PER_BATCH,
+) -> "Iterator[pa.RecordBatch]":
+    """Yields some columns of some rows of a table in order, a batch at a time.
+
+    Only the named columns are read. Row groups are skipped if their statistics show that no row of
+    them is wanted.
+
+    Args:
+        uri: The table.
+        columns: See ``read_table``.
+        equal: Column -> the value that it must have in the rows to read.
+        batch_rows: Rows that are read together.
+
+    Raises:
+        DamagedError: See ``read_table``.
+    """
     import pyarrow.parquet as pq
 
+    equal = equal or {}
     with (
         storage.local_file(uri) as path,
-        _whole(uri),
+        whole(uri),
         pq.ParquetFile(path, pre_buffer=False) as table,
     ):
-        for batch in table.iter_batches(batch_rows, columns=_existing(columns, table, uri)):
-            yield pa.Table.from_batches([batch])
+        names = _existing(columns, table, uri)
+        read = names and [*names, *(_existing(equal.keys() - set(names), table, uri) or ())]
+        groups = [
+            number
+            for number in range(table.num_row_groups)
+            if _may_hold(table.metadata.row_group(number), equal)
+        ]
+        for batch in table.iter_batches(batch_rows, row_groups=groups, columns=read):
+            _check_types(columns, batch, uri)
+            for name, value in equal.items():
+                batch = batch.filter(is_equal(batch[name], value))
+            if batch.num_rows:
+                yield batch if names is None else batch.select(names)
+
+
+def _may_hold(group: Any, equal: Mapping[str, str | bool]) -> bool:
+    """Says whether a row group may hold a row with these values, by its statistics."""
+    if not equal:
+        return True
+    for number in range(group.num_columns):
+        column = group.column(number)
+        value, found = equal.get(column.path_in_schema), column.statistics
+        is_known = value is not None and found is not None and found.has_min_max
+        if is_known and not found.min <= value <= found.max:
+            return False
+    return True
 
 
 def _existing(
@@ -266,61 +311,12 @@ def num_rows(uri: str) -> int:
     """Rows of a table, from its footer."""
     import pyarrow.parquet as pq
 
-    with storage.open_file(uri) as file, _whole(uri):
+    with storage.open_file(uri) as file, whole(uri):
         return int(pq.read_metadata(file).num_rows)
 
 
-class StoredTable:
-    """Reads columns and single rows of a local parquet file, however long it is.
-
-    A few batches or row groups are in memory at a time. Several threads may read.
-
-    Args:
-        path: The file, which must stay as it is.
-    """
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow.parquet as pq
-
-        self._path = path
-        self._footer = pq.read_metadata(path)
-        sizes = [self._footer.row_group(n).num_rows for n in range(self._footer.num_row_groups)]
-        self._ends = np.cumsum([0, *sizes])
-
-    @property
-    def num_rows(self) -> int:
-        """Returns the number of rows."""
-        return int(self._ends[-1])
-
-    def batches(self, columns: Sequence[str]) -> "Iterator[pa.RecordBatch]":
-        """Yields some columns, batch by batch, in the order of the rows."""
-        yield from self._open().iter_batches(_ROWS_PER_SCAN, columns=list(columns))
-
-    def take(
-        self, rows: Sequence[int], columns: Sequence[str] | None = None
-    ) -> list[dict[str, Any]]:
-        """Reads the rows with these numbers, in the order given; None reads all columns."""
-        file = self._open()
-        found: dict[int, dict[str, Any]] = {}
-        wanted = np.asarray(rows, np.int64)
-        groups = np.searchsorted(self._ends, wanted, side="right") - 1
-        for group in np.unique(groups):
-            numbers = wanted[groups == group]
-            table = file.read_row_group(int(group), columns=columns and list(columns))
-            records = table.take(numbers - self._ends[group]).to_pylist()
-            found.update(zip(numbers.tolist(), records, strict=True))
-        return [found[row] for row in wanted.tolist()]
-
-    def _open(self) -> "pq.ParquetFile":
-        import pyarrow.parquet as pq
-
-        # Opened anew for each call, because threads must not share one. Without pre_buffer, which
-        # would read the columns of all row groups ahead.
-        return pq.ParquetFile(self._path, metadata=self._footer, pre_buffer=False)
-
-
 @contextmanager
-def _whole(uri: str) -> Iterator[None]:
+def whole(uri: str) -> Iterator[None]:
     """Turns whatever pyarrow raises for a broken file into ``DamagedError``."""
     try:
         yield

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lafp.storage.tables import StoredTable
+from lafp.storage.stored_table import StoredTable
 
 if TYPE_CHECKING:
     import pyarrow as pa

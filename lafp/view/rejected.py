@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from PIL import Image
 
 from lafp.report.reject_pictures import reject_pictures
-from lafp.storage.tables import StoredTable
+from lafp.storage.stored_table import StoredTable
 
 SIDE_PX = 320
 _AT_ONCE, _KEPT = 8, 1024

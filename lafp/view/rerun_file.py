@@ -12,9 +12,9 @@ import numpy as np
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.shards.clip_tables import clip_rows
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.stored_latents import LatentReader
-from lafp.storage.tables import iter_rows
 from lafp.storage.temporary import TemporaryFolder
 from lafp.view.stored_clips import MissingError, StoredClips
 from lafp.view.viewed_sets import ViewedSet
@@ -86,8 +86,8 @@ def _find(sets: Sequence[ViewedSet], clip_id: str | None) -> tuple[ViewedSet, di
 
     wanted = None if clip_id is None else pc.field("clip_id") == clip_id
     for viewed in sets:
-        path = storage.join(viewed.uri, "clips.parquet")
-        rows = iter_rows(path, ["clip_id", "shard", "fps"], wanted) if viewed.clips else iter(())
+        columns = ["clip_id", "shard", "fps"]
+        rows = clip_rows(viewed.uri, columns, wanted) if viewed.clips else iter(())
         for row in rows:
             return viewed, row
     names = ", ".join(viewed.name for viewed in sets)

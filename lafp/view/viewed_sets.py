@@ -1,18 +1,20 @@
 """Finds the shard sets, tables and latent sets that a path holds, and opens them for reading."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.shards.clip_tables import clip_files
 from lafp.data.shards.format import ShardSet
 from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
 from lafp.data.stored_latents import open_latent_set
 from lafp.runs.run_dir import RunDir
-from lafp.storage.tables import StoredTable
+from lafp.storage.stored_table import StoredTable
+from lafp.storage.strict_json import DamagedError
 
-_SPEC, _CLIPS, _REJECTS = "shard_set.json", "clips.parquet", "rejects.parquet"
+_SPEC, _REJECTS = "shard_set.json", "rejects.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,27 +71,25 @@ def _run_of(uri: str) -> tuple[RunDir | None, str]:
 
 def _open_set(uri: str, name: str, run: RunDir | None, stack: ExitStack) -> ViewedSet:
     spec = open_shard_set(uri) if storage.is_file(storage.join(uri, _SPEC)) else None
-    manifest = read_manifest(uri, ["shard"]) if spec else []
+    shards = read_manifest(uri, ["shard"])["shard"].to_pylist() if spec else []
+    rejects = storage.join(uri, _REJECTS)
     return ViewedSet(
         name=name,
         uri=uri,
         spec=spec,
-        clips=_open_table(uri, _CLIPS, stack) if spec else None,
-        rejects=_open_table(uri, _REJECTS, stack),
-        shards=frozenset(row["shard"] for row in manifest),
+        clips=_open_table(clip_files(uri), stack) if spec else None,
+        rejects=_open_table([rejects], stack) if storage.is_file(rejects) else None,
+        shards=frozenset(shards),
         latents=_latents_of(uri, run) if spec and run else {},
     )
 
 
-def _open_table(uri: str, name: str, stack: ExitStack) -> StoredTable | None:
-    path = storage.join(uri, name)
-    if not storage.is_file(path):
-        return None
-    local = stack.enter_context(storage.local_file(path))
+def _open_table(files: Iterable[str], stack: ExitStack) -> StoredTable:
+    local = {uri: stack.enter_context(storage.local_file(uri)) for uri in files}
     try:
         return StoredTable(local)
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged: {error}. Write the shard set again.") from None
+    except DamagedError as error:
+        raise ConfigError(f"{error}. Write the shard set again.") from None
 
 
 def _latents_of(uri: str, run: RunDir) -> dict[str, str]:

@@ -109,7 +109,7 @@ def job(paths: list[Path], out: Path, cfg: PreprocessConfig = CFG) -> None:
 def frames_of_job(out: Path) -> dict[str, dict[int, np.ndarray]]:
     """Frames by stem and tick."""
     found: dict[str, dict[int, np.ndarray]] = {}
-    rows = {row["clip_id"]: row for row in pq.read_table(out / "set/clips.parquet").to_pylist()}
+    rows = {row["clip_id"]: row for row in pq.read_table(out / "set/clips").to_pylist()}
     for path in (out / "set").glob("*-*.json"):
         entry = strict_json.read(ShardEntry, str(path))
         data = (out / "set" / entry.shard).read_bytes()

@@ -7,7 +7,7 @@ python -m tests.benchmarks.bench_select 100000 --nodes 1 2 4   # local nodes of 
 
 The parts are made up: clips of 10 s, five per video. One video in a hundred is a copy of an earlier
 file, one in ten shows the episode of the one before it, and one clip in fifty is a noisy copy of an
-earlier clip. Everything from the parts to ``clips.parquet`` is measured, on a local Ray of as many
+earlier clip. Everything from the parts to the table of clips is measured, on a local Ray of as many
 CPUs as the machine has, whatever the size, or on local nodes (raylets of this machine). CPU seconds
 are those of all processes, Ray's own too. `ratio`: CPU per clip, against that of the first line.
 """
@@ -173,7 +173,7 @@ def measured(
 
 def quality(found: list[dict[str, str]], copies: dict[str, str], folder: Path) -> dict[str, float]:
     """How many of the planted copies were found, and how many found ones were planted."""
-    kept = set(pq.read_table(folder / "clips.parquet", columns=["clip_id"])["clip_id"].to_pylist())
+    kept = set(pq.read_table(folder / "clips", columns=["clip_id"])["clip_id"].to_pylist())
     originals = set(copies.values())
     num_found = sum(clip not in kept for clip in copies)
     num_right = sum(row["original_clip_id"] in originals for row in found)

@@ -7,7 +7,7 @@ Prints one JSON line. ``start_s``: from the start of the process to the first pa
 ``ms``: medians of whole requests, by what is asked: ``page`` the first rows as stored, ``filter``,
 ``words`` and ``sort`` over all rows (asked for once, other values each round), ``next`` the page
 after such a search, ``clip`` a clip's page by its id. ``rss_mib`` of the server, first and last;
-``table_mib`` of clips.parquet on disk.
+``table_mib`` of the table of clips on disk.
 """
 
 import argparse
@@ -36,11 +36,11 @@ PAIRS = 60
 
 
 def write_set(folder: Path, num_clips: int) -> float:
-    """Writes a set with one real shard and many rows. Returns the size of clips.parquet in MiB."""
+    """Writes a set with one real shard and many rows. Returns the size of its table in MiB."""
     write_shard_set(folder, num_clips=4, clips_per_shard=4)
-    real = pq.read_table(folder / "clips.parquet").to_pylist()
+    real = pq.read_table(folder / "clips").to_pylist()
     rng = np.random.default_rng(0)
-    path = folder / "clips.parquet"
+    path = folder / "clips/part-00000.parquet"
     with open_table(str(path), ClipRecord, {"shard": str}) as table:
         for number in range(num_clips):
             clip_id = hashlib.sha256(str(number).encode()).hexdigest()[:32]

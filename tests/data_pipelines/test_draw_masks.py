@@ -13,6 +13,7 @@ from data_pipelines.preprocess.clip.probe import LimitsConfig
 from data_pipelines.preprocess.rejects import REASONS
 from lafp import storage
 from lafp.config import ConfigError, load_config
+from lafp.data.shards.clip_tables import clip_rows
 from lafp.data.shards.format import Labels
 from lafp.data.shards.sets import read_shard_entry
 from lafp.models.segmenter import SegmenterConfig
@@ -67,7 +68,8 @@ def decoded(path: Path, **size) -> tuple[np.ndarray, np.ndarray]:
 
 def clips_in(shards: Path) -> list[tuple[str, float, np.ndarray]]:
     """URI of the video, start and masks, bool [T, H, W], of each clip with masks."""
-    rows = {row["clip_id"]: row for row in read_rows(f"{shards}/clips.parquet", None)}
+    columns = ["clip_id", "video_uri", "start_s", "width_px", "has_mask"]
+    rows = {row["clip_id"]: row for row in clip_rows(str(shards), columns)}
     found = []
     for tar in shards.glob("*.tar"):
         data = tar.read_bytes()

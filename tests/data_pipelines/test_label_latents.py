@@ -137,7 +137,7 @@ def test_a_policy_trains_from_stored_latents_without_running_the_lam(made, tmp_p
 
 def test_the_latents_of_a_video_are_found_by_its_id(made):
     rows = pq.read_table(Path(made["latents"]) / "latents.parquet").to_pylist()
-    records = pq.read_table(Path(made["shards"]) / "clips.parquet").to_pylist()
+    records = pq.read_table(Path(made["shards"]) / "clips").to_pylist()
     video_of = {record["clip_id"]: record["video_id"] for record in records}
     assert {row["clip_id"]: row["video_id"] for row in rows} == video_of
     row = rows[7]

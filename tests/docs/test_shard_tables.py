@@ -19,7 +19,8 @@ TABLES = {
 
 
 def section(name: str) -> str:
-    return TEXT.partition(f"## {name}.parquet\n")[2].partition("\n## ")[0]
+    title = "clips/" if name == "clips" else f"{name}.parquet"
+    return TEXT.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
 @pytest.mark.parametrize("name", TABLES)

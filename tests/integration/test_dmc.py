@@ -33,7 +33,7 @@ def test_distracted_demonstrations_become_a_policy_that_is_measured_by_its_retur
     short = [f"{env}.episode_steps=99" for env in ENVS[:2]]
     run_pipeline(tmp_path, *FEW, *paths, *short, config="configs/pipeline/dmc_cheetah_run.yaml")
     run = tmp_path / "run"
-    clips = pd.read_parquet(run / "shards/videos/clips.parquet")
+    clips = pd.read_parquet(run / "shards/videos/clips")
     assert len(clips) == 8 and set(clips.num_frames) == {50}
     results = pd.read_parquet(run / "evaluation/results.parquet")
     metrics = results.groupby("label").metric.apply(set)

@@ -100,7 +100,7 @@ def test_the_table_holds_probes_controls_sums_codes_and_transfer(evaluated):
     gain = value["lam", "probe_gain_over_pixel_difference"]
     assert gain == pytest.approx(value["lam", "probe_r2"] - value["pixel_difference", "probe_r2"])
     # A quarter of the 10 training episodes supervised the LAM, so the probe is fitted on the rest.
-    lengths = pq.read_table(f"{stage.uri}/../shards/labeled/clips.parquet").to_pylist()
+    lengths = pq.read_table(f"{stage.uri}/../shards/labeled/clips").to_pylist()
     most = sum(row["num_frames"] - 1 for row in lengths if row["split"] == "train")
     num_labels = probed.labeled_transitions["lam"]
     assert probed.labeled_episodes["lam"] == 3 and 3 * 9 <= num_labels <= 3 * 13
@@ -144,7 +144,7 @@ def test_z_for_lary_lies_beside_the_page_and_the_end_of_the_job_names_it(evaluat
 
 def write_swapped(folder: Path, shards: str) -> str:
     """Writes the episodes of ``run`` before a brighter ground."""
-    rows = pq.read_table(f"{shards}/clips.parquet").to_pylist()
+    rows = pq.read_table(f"{shards}/clips").to_pylist()
     clips = []
     for index, row in enumerate(sorted(rows, key=lambda r: int(Path(r["video_uri"]).stem))):
         frames, steps = moving_dot(row["num_frames"], index)

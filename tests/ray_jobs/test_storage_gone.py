@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import ray
 
-from lafp import storage
 from lafp.runs.run_dir import StageDir
 from lafp.train.checkpoint_files import is_whole
 from lafp.train.config import IngestConfig, TrainConfig
@@ -17,6 +16,7 @@ from ray_jobs.core.cluster import start_local
 from ray_jobs.training.trainer import fit
 from tests.cable import Cable
 from tests.s3_server import point_to_s3
+from tests.shard_tables import upload_folder
 from tests.synthetic_shards import write_shard_set
 from tests.toy_task import ToyTask
 
@@ -39,8 +39,7 @@ def cable(s3_server, monkeypatch):
 def test_training_waits_for_storage_and_goes_on_where_it_was(cable, s3_bucket, tmp_path, mode):
     """Clips are read from there and checkpoints, metrics and the model written: none fails."""
     write_shard_set(tmp_path / "shards", num_clips=20)
-    for file in (tmp_path / "shards").iterdir():
-        storage.upload(file, f"{s3_bucket}/shards/{file.name}")
+    upload_folder(tmp_path / "shards", f"{s3_bucket}/shards")
     stage = StageDir(f"{s3_bucket}/run/lam", "lam")
     gone = []
 

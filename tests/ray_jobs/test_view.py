@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from lafp import storage
+from tests.shard_tables import upload_folder
 from tests.signals import hear_interrupts
 from tests.synthetic_shards import write_shard_set
 
@@ -79,8 +79,7 @@ def test_it_starts_neither_ray_nor_torch(tmp_path):
 def test_a_set_on_s3_is_served_and_leaves_nothing_behind(tmp_path, s3_bucket):
     folder = tmp_path / "set"
     write_shard_set(folder, num_clips=6)
-    for path in folder.iterdir():
-        storage.write_bytes(f"{s3_bucket}/run/shards/videos/{path.name}", path.read_bytes())
+    upload_folder(folder, f"{s3_bucket}/run/shards/videos")
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     with viewing(f"{s3_bucket}/run", env={"TMPDIR": str(scratch)}) as (process, url):
@@ -115,7 +114,7 @@ def test_where_nothing_can_be_viewed_one_line_says_what_to_name(tmp_path):
         assert "Traceback" not in done.stderr and "lafp preprocess" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["clips.parquet", "shard_set.json", "manifest.parquet"])
+@pytest.mark.parametrize("name", ["clips/part-00000.parquet", "shard_set.json", "manifest.parquet"])
 def test_a_damaged_file_is_one_line_that_names_it(tmp_path, name):
     shards = write_shard_set(tmp_path)
     (tmp_path / name).write_bytes(b"no table")

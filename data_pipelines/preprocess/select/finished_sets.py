@@ -19,11 +19,12 @@ from data_pipelines.preprocess.clip.measure.signature import GRID, NUM_KEYS
 from data_pipelines.preprocess.select.steps import column, first_number
 from lafp import storage
 from lafp.config import ConfigError
+from lafp.data.shards.clip_tables import clip_batches
 from lafp.data.shards.format import signatures_name
 from lafp.data.shards.sets import open_shard_set, read_manifest, shards_sha256
 from lafp.storage.map_ahead import map_ahead
 from lafp.storage.strict_json import DamagedError
-from lafp.storage.tables import iter_tables, read_table
+from lafp.storage.tables import read_table
 
 BLOCK_CLIPS = 2_048
 """Number of clips whose signatures and candidates are in the memory of a task."""
@@ -112,8 +113,8 @@ class FinishedSets:
 
 def known_videos(uri: str) -> Iterator[pa.Table]:
     """Yields the videos that gave clips to a finished set: one row for each of their clips."""
-    names = ("video_id", "video_uri", "episode_id", "split")
-    return iter_tables(storage.join(uri, "clips.parquet"), names)
+    for batch in clip_batches(uri, ("video_id", "video_uri", "episode_id", "split")):
+        yield pa.Table.from_batches([batch])
 
 
 @contextmanager
@@ -128,7 +129,7 @@ def telling_damage() -> Iterator[None]:
 def _manifest(uri: str) -> pa.Table:
     try:
         has_signatures = open_shard_set(uri).has_signatures
-        rows = read_manifest(uri, ("shard", "split", "num_clips"))
+        rows = read_manifest(uri, ("shard", "split", "num_clips")).to_pylist()
     except ConfigError as error:
         raise ConfigError(f"filters.against: {error}") from None
     if not has_signatures:

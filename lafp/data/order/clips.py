@@ -5,16 +5,21 @@ in that order. So a **cursor is one number** (the step), any number of workers s
 same way, and a resume loses no clip and reads none twice.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
+import numpy as np
+
 from lafp.config import ConfigError
-from lafp.data.order.motion import MotionWeights, num_visits
+from lafp.data.order.motion import MotionWeights, motion_weights, num_visits
 from lafp.data.randomness import derive_seed, keyed_permutation
+from lafp.data.shards.clip_tables import among, clip_batches
 from lafp.data.shards.format import ClipLocation, Split
-from lafp.data.shards.sets import read_manifest, read_shard_entry
+from lafp.data.shards.sets import ShardCounts, read_shard_entry, shard_counts
+from lafp.storage.columns import mask
 from lafp.storage.map_ahead import map_ahead
 
 
@@ -50,28 +55,39 @@ class ClipOrder:
     """Clips are visited in proportion to their motion to this power. If it is not 0, the number of
     a clip's visits in an epoch is its weight, randomly rounded up or down in each epoch."""
     _motion: MotionWeights | None = field(init=False, repr=False, compare=False)
-    _shards: tuple[tuple[str, int], ...] = field(init=False, repr=False, compare=False)
+    _shards: ShardCounts = field(init=False, repr=False, compare=False)
+    """The shards to visit, with their visits in an epoch as their clips."""
 
     def __post_init__(self) -> None:
-        shards = _read_manifest(self.shard_set, self.split)
-        power, motion = self.motion_power, None
-        if power and shards:
-            motion = MotionWeights(self.shard_set, self.split, power)
+        shards, motion = shard_counts(self.shard_set, self.split), None
+        if self.motion_power and len(shards.names):
+            motion, visits = motion_weights(
+                self.shard_set, self.split, self.motion_power, self.only_clips
+            )
+            shards = _with_visits(shards, visits)
+        elif self.only_clips is not None:
+            shards = _with_visits(shards, _count(self.shard_set, self.split, self.only_clips))
         object.__setattr__(self, "_motion", motion)
-        is_every = self.only_clips is not None or motion is not None
-        skipping = {shard for shard, _ in self.skipped_clips}
-        # Entries of other shards are not read now: the manifest counts their clips.
-        counted = [name for name, _ in shards if is_every or name in skipping]
-        counts = dict(zip(counted, map_ahead(self._num_visits, counted), strict=True))
-        shards = [(name, counts.get(name, num)) for name, num in shards if counts.get(name, 1)]
-        if not shards:
+        if self.skipped_clips:
+            shards = self._without_skipped(shards)
+        if not len(shards.names):
             raise ConfigError(f"No {self.split} clips in {self.shard_set}.")
-        object.__setattr__(self, "_shards", tuple(shards))
+        object.__setattr__(self, "_shards", shards)
+
+    def _without_skipped(self, shards: ShardCounts) -> ShardCounts:
+        """Counts the visits to the shards with skipped clips by their entries, which are few."""
+        skipping = {shard for shard, _ in self.skipped_clips}
+        counted = [(n, name) for n, name in enumerate(shards.names.to_pylist()) if name in skipping]
+        found = map_ahead(self._num_visits, (name for _, name in counted))
+        visits, is_left = shards.num_clips.copy(), np.ones(len(shards.names), bool)
+        for (number, _), count in zip(counted, found, strict=True):
+            visits[number], is_left[number] = count, count > 0
+        return ShardCounts(shards.names.filter(mask(is_left)), visits[is_left])
 
     @property
     def num_clips(self) -> int:
         """Returns the number of visits per epoch: one per clip, unless clips are weighted."""
-        return sum(count for _, count in self._shards)
+        return int(self._shards.num_clips.sum())
 
     @property
     def shard_sets(self) -> tuple[str, ...]:
@@ -87,20 +103,20 @@ class ClipOrder:
 
     def _epoch(self, epoch: int, skip: int) -> Iterator[ClipRef]:
         """Yields the visits of an epoch from its position ``skip`` on."""
-        order = keyed_permutation(len(self._shards), self.seed, epoch)
+        order = keyed_permutation(len(self._shards.names), self.seed, epoch)
         for first in range(0, len(order), self.pool_shards):
-            pool = [self._shards[i] for i in order[first : first + self.pool_shards]]
-            size = sum(count for _, count in pool)
+            pool = order[first : first + self.pool_shards]
+            size = int(self._shards.num_clips[pool].sum())
             # The manifest holds the counts, so a late start reads no entries of the pools before
             # it.
             if skip >= size:
                 skip -= size
                 continue
-            of_shards = map_ahead(partial(self._refs, epoch=epoch), (name for name, _ in pool))
-            refs = list(chain.from_iterable(of_shards))
+            names = [self._shards.names[number].as_py() for number in pool.tolist()]
+            refs = list(chain.from_iterable(map_ahead(partial(self._refs, epoch=epoch), names)))
             if len(refs) != size:
                 raise ConfigError(
-                    f"{self.shard_set}: manifest.parquet counts {size} clips in {pool[0][0]} and "
+                    f"{self.shard_set}: {self._counted_by} counts {size} clips in {names[0]} and "
                     f"its next shards, their entries list {len(refs)}. Copy the shard set again."
                 )
             for i in keyed_permutation(size, self.seed, epoch, first + 1)[skip:]:
@@ -120,6 +136,11 @@ class ClipOrder:
             for repeat in range(count)
         ]
 
+    @property
+    def _counted_by(self) -> str:
+        is_part = self._motion is not None or self.only_clips is not None
+        return "its table of clips" if is_part else "manifest.parquet"
+
     def _num_visits(self, shard: str) -> int:
         clips = self._locations(shard)
         return round(self._motion.of(clips).sum()) if self._motion and clips else len(clips)
@@ -131,6 +152,15 @@ class ClipOrder:
         return [c for c in clips if (shard, c.clip_id) not in self.skipped_clips]
 
 
-def _read_manifest(uri: str, split: str) -> list[tuple[str, int]]:
-    rows = read_manifest(uri, ["shard", "split", "num_clips"])
-    return sorted((row["shard"], row["num_clips"]) for row in rows if row["split"] == split)
+def _count(uri: str, split: str, only_clips: frozenset[str]) -> dict[str, int]:
+    """Counts the chosen clips of each shard that has some."""
+    found = Counter[str]()
+    for batch in clip_batches(uri, {"clip_id": str, "shard": str}, {"split": split}):
+        found.update(batch["shard"].filter(among(batch["clip_id"], only_clips)).to_pylist())
+    return found
+
+
+def _with_visits(shards: ShardCounts, visits: Mapping[str, int]) -> ShardCounts:
+    """Returns the shards that are visited, with the number of their visits."""
+    found = np.array([visits.get(name, 0) for name in shards.names.to_pylist()], np.int64)
+    return ShardCounts(shards.names.filter(mask(found > 0)), found[found > 0])

@@ -4,7 +4,7 @@ A **shard set** is one preprocessed source, a folder (local or S3)::
 
     shard_set.json         ShardSet: frame size, fps, action spec, totals
     manifest.parquet       one row per shard (ShardEntry without its clips)
-    clips.parquet          one row per clip (ClipRecord)
+    clips/part-00000.parquet    one row per clip (ClipRecord), in files of at most 500,000 rows
     rejects.parquet        one row per span that became no clip, with the reason
     train-000000.tar       a WebDataset shard: per clip <clip_id>.mp4, <clip_id>.json and,
                            with labels, optical flow or masks, <clip_id>.npz (true_action,
@@ -38,7 +38,7 @@ VIDEO_SUFFIX, META_SUFFIX, LABELS_SUFFIX = "mp4", "json", "npz"
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecord:
-    """Holds everything measured about one clip: a row of clips.parquet and the clip's ``.json``."""
+    """Holds everything measured about one clip: its row in ``clips/`` and its ``.json``."""
 
     clip_id: str
     """32 hex digits: hash of the source video's content and the clip's span."""
@@ -242,6 +242,8 @@ class ShardSet:
     num_hours: float
     min_clip_frames: int
     max_clip_frames: int
+    num_clip_files: int
+    """Number of files in ``clips/``."""
     action: dict[str, Any] | None = None
     """Fields of ``ActionSpec``, and per dimension ``mean``, ``std``, ``min``, ``max`` and the
     quantiles ``q01`` and ``q99`` of the training clips; None without labels."""

@@ -17,10 +17,11 @@ from torch import Tensor
 from lafp.config import ConfigError
 from lafp.data.order.clips import ClipOrder, ClipRef
 from lafp.data.randomness import derive_seed
+from lafp.data.shards.clip_tables import videos_of_clips
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import Split
 from lafp.data.shards.reader import ClipReader
-from lafp.data.shards.sets import open_shard_set, videos_of_clips
+from lafp.data.shards.sets import open_shard_set
 from lafp.data.windows import pixels_to_float, windows_at
 from lafp.evaluate import images
 from lafp.lam import Lam

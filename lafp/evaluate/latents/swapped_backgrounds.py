@@ -19,6 +19,7 @@ from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.labels import action_spec
 from lafp.data.order.clips import ClipRef
+from lafp.data.shards.clip_tables import clip_batches
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import Labels
 from lafp.data.shards.reader import ClipReader
@@ -31,7 +32,6 @@ from lafp.evaluate.probes.linear import (
     sums_over_episodes,
 )
 from lafp.evaluate.rows.statistics import Interval
-from lafp.storage.tables import read_rows
 from lafp.types import ClipBatch, Window
 
 MIN_EPISODES = 2
@@ -180,11 +180,10 @@ def _told_by_action(
 
 def _clips(uri: str) -> dict[tuple[str, float], dict[str, Any]]:
     """Maps a video (folder, name) and a span's start in seconds to the row of a labeled clip."""
-    columns = ["clip_id", "shard", "video_uri", "start_s", "has_labels"]
+    columns = ["clip_id", "shard", "video_uri", "start_s"]
     found: dict[tuple[str, float], dict[str, Any]] = {}
-    for row in read_rows(storage.join(uri, "clips.parquet"), columns):
-        if not row["has_labels"]:
-            continue
+    batches = clip_batches(uri, columns, {"has_labels": True})
+    for row in (row for batch in batches for row in batch.to_pylist()):
         key = "/".join(row["video_uri"].split("/")[-2:]), round(row["start_s"], 3)
         if key in found:
             raise ConfigError(

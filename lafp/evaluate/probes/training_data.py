@@ -5,12 +5,11 @@ from itertools import islice
 
 import numpy as np
 
-from lafp import storage
+from lafp.data.shards.clip_tables import clip_batches
 from lafp.data.shards.sets import open_shard_set
 from lafp.evaluate.probes.probe_clips import MIN_FIT_EPISODES, MIN_HELD_OUT_EPISODES, probe_clips
 from lafp.objectives.health import MIN_JUDGED_EPISODES
 from lafp.runs.wording import counted
-from lafp.storage.tables import iter_rows
 
 LEAST_MOTION = 4
 """Least median motion of a pair, in 1/10,000 as in ``pair_motion``. Below it, rounding to whole
@@ -124,7 +123,7 @@ def _median_motion(clips: Sequence[np.ndarray], stride: int) -> float | None:
 
 def _pair_motion(uri: str) -> Iterator[np.ndarray]:
     """Reads the motion of each frame pair of a set's first training clips from its clip table."""
-    rows = iter_rows(storage.join(uri, "clips.parquet"), ["split", "pair_motion"], batch_rows=500)
-    training = (row for row in rows if row["split"] == "train")
-    for row in islice(training, MAX_CLIPS_READ):
-        yield np.asarray(row["pair_motion"] or (), np.int64)
+    batches = clip_batches(uri, ["pair_motion"], {"split": "train"})
+    of_clips = (motion for batch in batches for motion in batch["pair_motion"].to_pylist())
+    for motion in islice(of_clips, MAX_CLIPS_READ):
+        yield np.asarray(motion or (), np.int64)

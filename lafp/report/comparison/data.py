@@ -1,19 +1,19 @@
 """Compares shard sets: counts, rejects by reason, and videos that only one run kept."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lafp import storage
+from lafp.data.shards.clip_tables import clip_files, clip_rows
 from lafp.data.shards.sets import ShardSet, open_shard_set
 from lafp.report.blocks import NO_VALUE, TIMES, Block, Heading, Section, Table, Text
 from lafp.report.comparison.compared import ComparedRun, Part, Runs
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import StageDir
 from lafp.runs.wording import byte_size, counted, number
-from lafp.storage.tables import StoredTable, iter_rows
+from lafp.storage.tables import iter_batches
 
 MAX_VIDEOS_SHOWN = 12
 _REASON_SEPARATOR = ", "
@@ -51,7 +51,7 @@ def part(runs: Runs, name: str) -> Part | None:
     blocks: list[Block] = [_counts(found, specs), *_rejects(found)]
     short = name.rpartition("/")[2]
     lines = [f"{name}: {' | '.join(map(_in_words, specs))}"]
-    sets = [_Set(run, stage, _hashes(stage.path("clips.parquet"))) for run, stage in found]
+    sets = [_Set(run, stage, _hashes(clip_files(stage.uri))) for run, stage in found]
     for other in sets[1:]:
         for kept_by, lost_by in ((sets[0], other), (other, sets[0])):
             fates = _compare_videos(kept_by, lost_by)
@@ -165,12 +165,12 @@ def _compare_videos(kept_by: _Set, lost_by: _Set) -> _Fates:
     Videos are known by a 64-bit hash of their address, so memory is 8 bytes per video and table.
     """
     rejects = lost_by.stage.path("rejects.parquet")
-    seen = _hashes(rejects)
+    seen = _hashes([rejects])
     missing = np.setdiff1d(kept_by.kept, lost_by.kept, assume_unique=True)
     lost = np.intersect1d(missing, seen, assume_unique=True)
     of_reason: dict[str, np.ndarray] = {}
     details: dict[str, dict[str, str]] = {}
-    for uris, reasons, texts in _batches(rejects, ["video_uri", "reason", "detail"]):
+    for uris, reasons, texts in _batches([rejects], ["video_uri", "reason", "detail"]):
         hashes = _hashed(uris)
         (hits,) = np.nonzero(np.isin(hashes, lost))
         for reason in {reasons[hit] for hit in hits}:
@@ -202,15 +202,15 @@ def _clips_of(stage: StageDir, uris: Sequence[str]) -> dict[str, str]:
     wanted = pc.field("video_uri").isin(list(uris))
     spans: dict[str, list[float]] = {uri: [] for uri in uris}
     columns = ["video_uri", "start_s", "end_s"]
-    for row in iter_rows(stage.path("clips.parquet"), columns, wanted):
+    for row in clip_rows(stage.uri, columns, wanted):
         spans[row["video_uri"]].append(row["end_s"] - row["start_s"])
     return {uri: f"{len(of):,} ({number(sum(of))} s)" for uri, of in spans.items()}
 
 
-def _hashes(uri: str) -> np.ndarray:
+def _hashes(files: Iterable[str]) -> np.ndarray:
     """Hashes the addresses of all videos in a table, int64, sorted, each once."""
     found = np.empty(0, np.int64)
-    for (uris,) in _batches(uri, ["video_uri"]):
+    for (uris,) in _batches(files, ["video_uri"]):
         found = np.union1d(found, _hashed(uris))
     return found
 
@@ -219,8 +219,8 @@ def _hashed(uris: Sequence[str]) -> np.ndarray:
     return np.fromiter(map(hash, uris), np.int64, len(uris))
 
 
-def _batches(uri: str, columns: Sequence[str]) -> Iterator[list[list[str]]]:
+def _batches(files: Iterable[str], columns: Sequence[str]) -> Iterator[list[list[str]]]:
     """Yields some columns of a table as lists, a batch of rows at a time."""
-    with storage.local_file(uri) as path:
-        for batch in StoredTable(path).batches(columns):
-            yield [batch.column(name).to_pylist() for name in columns]
+    for uri in files:
+        for batch in iter_batches(uri, columns):
+            yield [batch[name].to_pylist() for name in columns]

@@ -10,9 +10,10 @@ from markupsafe import Markup
 
 from lafp.data.order.clips import ClipOrder
 from lafp.data.shards.clip_bytes import checked_bytes
+from lafp.data.shards.clip_tables import clip_batches, videos_of_clips
 from lafp.data.shards.damage import DamagedClipError
 from lafp.data.shards.format import ShardSet
-from lafp.data.shards.sets import open_shard_set, videos_of_clips
+from lafp.data.shards.sets import open_shard_set
 from lafp.evaluate import images
 from lafp.report import distributions, drawings
 from lafp.report.blocks import (
@@ -33,7 +34,7 @@ from lafp.report.reject_pictures import originals, reject_pictures
 from lafp.runs.progress import duration
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.runs.wording import counted, fallback_lines
-from lafp.storage.tables import iter_rows, num_rows, read_table
+from lafp.storage.tables import iter_rows, num_rows
 from lafp.video import decode_clip
 
 T = TypeVar("T")
@@ -187,8 +188,8 @@ def _contact_sheet(stage: StageDir, spec: ShardSet) -> Block:
 
 def _distributions(stage: StageDir) -> Figure:
     names = ["start_s", "end_s", "motion", "source_width_px", "source_fps"]
-    table = read_table(stage.path("clips.parquet"), names)
-    columns = {name: table[name].to_numpy() for name in names}
+    batches = list(clip_batches(stage.uri, names))
+    columns = {name: np.concatenate([b[name].to_numpy() for b in batches]) for name in names}
     panels = {
         "clip length, s": columns["end_s"] - columns["start_s"],
         "motion, median |difference|": columns["motion"],

@@ -59,5 +59,5 @@ def test_what_had_expired_is_read_by_the_next_run_and_rejected_when_it_expires_a
         ]  # fmt: skip
         rejects = read_rows(str(tmp_path / "set/rejects.parquet"), ["video_uri", "reason"])
         assert [tuple(row.values()) for row in rejects] == [(f"{host.url}/c.mp4", "expired")]
-        clips = read_rows(str(tmp_path / "set/clips.parquet"), ["video_uri"])
+        clips = read_rows(str(tmp_path / "set/clips/part-00000.parquet"), ["video_uri"])
         assert {row["video_uri"] for row in clips} == {f"{host.url}/{n}.mp4" for n in "ab"}

@@ -21,6 +21,7 @@ from lafp import storage
 from lafp.config import load_config
 from tests.cable import Cable
 from tests.made_shard_set import make_shard_set
+from tests.shard_tables import table_file
 from tests.signals import hear_interrupts
 from tests.synthetic_video import moving_square, write_video
 
@@ -72,7 +73,7 @@ def result(runs: Path) -> dict[str, str]:
         for path in sorted(folder.glob("*.tar"))
     }
     for name in ("clips", "rejects"):
-        found[name] = str(pq.read_table(folder / f"{name}.parquet").to_pylist())
+        found[name] = str(pq.read_table(folder / table_file(name)).to_pylist())
     return found
 
 

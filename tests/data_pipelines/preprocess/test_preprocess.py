@@ -62,6 +62,7 @@ from tests.chaos.s3_faults import faulty_s3
 from tests.http_server import serving
 from tests.s3_server import point_to_s3
 from tests.selecting import select_items
+from tests.shard_tables import table_file
 from tests.synthetic_video import moving_square, number_of, numbered, write_video
 
 ROOT = Path(__file__).parents[3]
@@ -140,7 +141,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def table(folder: Path, name: str) -> list[dict]:
-    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+    return pq.read_table(folder / table_file(name)).to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -220,11 +221,11 @@ def test_tables_open_in_pandas_and_duckdb_and_agree(made, monkeypatch):
     hours = (rejects.end_s - rejects.start_s).groupby(rejects.reason).sum() / 3600
     assert {reason: spans for reason, spans, _ in by_reason} == dict(rejects.reason.value_counts())
     assert {reason: h for reason, _, h in by_reason} == pytest.approx(dict(hours))
-    clips = pd.read_parquet("clips.parquet")
+    clips = pd.read_parquet("clips")
     assert clips.num_frames.sum() == summary["num_frames"]
     assert [len(pairs) for pairs in clips.pair_motion] == list(clips.num_frames - 1)
     joined = duckdb.sql(
-        "SELECT s.num_clips, count(*), s.num_frames, sum(c.num_frames) FROM 'clips.parquet' c "
+        "SELECT s.num_clips, count(*), s.num_frames, sum(c.num_frames) FROM 'clips/*.parquet' c "
         "JOIN 'manifest.parquet' s USING (shard) GROUP BY ALL"
     )
     assert all(row[0] == row[1] and row[2] == row[3] for row in joined.fetchall())
@@ -547,7 +548,7 @@ def test_odd_files_of_a_folder_are_rows_or_counted_and_end_no_job(local_ray, tmp
     reasons = dict(zip(names, rejects.reason, strict=True))
     no_videos = dict.fromkeys(["b.zip", "c.unheard"], "not_a_video")
     assert reasons == no_videos | dict.fromkeys(["loop.mp4", "self"], "unreadable")
-    clips = pd.read_parquet(out / "clips.parquet")
+    clips = pd.read_parquet(out / "clips")
     contents = {storage.read_bytes(uri) for uri in clips.video_uri}
     assert latin.read_bytes() in contents and len(contents) == 3
 

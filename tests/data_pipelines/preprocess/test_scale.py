@@ -83,7 +83,7 @@ def write_known_set(
     write_looks(rows, folder / "work", looks)
     clips = [clip for item in rows for clip in item.clips]
     with (
-        open_table(str(folder / "clips.parquet"), ClipRecord, {"shard": str}) as table,
+        open_table(str(folder / "clips/part-00000.parquet"), ClipRecord, {"shard": str}) as table,
         open_table(str(folder / "manifest.parquet"), ShardEntry) as manifest,
     ):
         for number, of_shard in enumerate(batched(clips, clips_per_shard)):
@@ -97,7 +97,7 @@ def write_known_set(
     spec = ShardSet(
         source="synthetic", width_px=64, height_px=64, fps=10.0, num_clips={"train": len(clips)},
         num_frames={"train": 100 * len(clips)}, num_hours=1.0, min_clip_frames=100,
-        max_clip_frames=100, has_signatures=True,
+        max_clip_frames=100, num_clip_files=1, has_signatures=True,
     )  # fmt: skip
     strict_json.write(str(folder / "shard_set.json"), spec)
     shutil.rmtree(folder / "work")

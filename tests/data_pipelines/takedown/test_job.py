@@ -53,6 +53,7 @@ from lafp.storage.tables import open_table, rewrite_table
 from lafp.video import decode_clip
 from ray_jobs import takedown as command_line
 from tests.made_shard_set import make_shard_set
+from tests.shard_tables import divide, table_file
 from tests.synthetic_shards import SyntheticClip, write_clips, write_shard_set
 from tests.synthetic_video import moving_square, write_video
 
@@ -136,7 +137,7 @@ def run(whole, tmp_path) -> Path:
 
 
 def table(folder, name: str) -> list[dict]:
-    with storage.local_file(storage.join(str(folder), f"{name}.parquet")) as path:
+    with storage.local_file(storage.join(str(folder), table_file(name))) as path:
         return pq.read_table(path).to_pylist()
 
 
@@ -240,7 +241,7 @@ def test_all_that_looks_like_the_video_goes_and_nothing_else(run, whole, source,
     assert "compilation.mp4" in names_in(table(shards, "clips"))
     pictures = signatures_in(whole / "shards/videos")
     assert set(pictures) == set(before) and signatures_in(shards).keys() == set(after)
-    for path in shards.iterdir():
+    for path in (path for path in shards.rglob("*") if path.is_file()):
         data = path.read_bytes()
         if path.suffix == ".tar":
             assert not any(clip_id.encode() in data for clip_id in gone)
@@ -300,6 +301,26 @@ def test_no_file_of_a_run_or_a_study_holds_its_clips(whole, source, tmp_path, is
         assert not any(clips[clip_id] in data for clip_id in gone), path
     assert results.read_bytes() == b"kept"
     assert read_takedowns(str(shards)) and (home / "takedowns.jsonl").is_file()
+
+
+def test_a_file_of_clips_without_the_video_is_not_written_again(run, source):
+    shards = run / "shards/videos"
+    num_files = divide(shards, 3)
+
+    def files() -> dict[str, tuple[int, set[str]]]:
+        return {
+            path.name: (path.stat().st_ino, names_in(pq.read_table(path).to_pylist()))
+            for path in (shards / "clips").iterdir()
+        }
+
+    before = files()
+    take_down(replace(of("b.mp4", source), output=str(run)), is_dry_run=False)
+    after, has_clips_beside = files(), 0
+    assert len(after) == open_shard_set(str(shards)).num_clip_files == num_files > 2
+    for name, (inode, names) in before.items():
+        has_clips_beside += "b.mp4" not in names and after[name] == (inode, names)
+        assert after[name][1] == names - {"b.mp4"}
+    assert has_clips_beside
 
 
 def stored_clips(shards: Path) -> dict[str, bytes]:
@@ -493,7 +514,7 @@ def test_an_address_that_means_several_videos_without_its_token_is_refused(tmp_p
         at = batch.schema.get_field_index("video_uri")
         return batch.set_column(at, "video_uri", pa.array([next(names) for _ in range(len(batch))]))
 
-    rewrite_table(f"{uri}/clips.parquet", renamed)
+    rewrite_table(f"{uri}/clips/part-00000.parquet", renamed)
     with pytest.raises(ConfigError, match=r"several videos in .* the address https://h/get when"):
         take_down(TakedownConfig(output=uri, video_uri="https://h/get?token=b"), is_dry_run=True)
     for name in ("https://h/get#@2", "https://h/other?token=c"):

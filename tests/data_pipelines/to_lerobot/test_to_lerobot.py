@@ -285,7 +285,7 @@ def test_latents_of_other_shards_are_refused(tmp_path):
 
 def test_clips_of_several_rates_are_refused(tmp_path):
     run = write_run(tmp_path / "run")
-    path = Path(run.stage("shards/videos").path("clips.parquet"))
+    path = Path(run.stage("shards/videos").path("clips/part-00000.parquet"))
     table = pq.read_table(path)
     rates = table["fps"].to_pylist()
     at = table.column_names.index("fps")

@@ -15,10 +15,10 @@ def labeled(tmp_path_factory) -> str:
     """40 labeled train clips, two per episode, and 4 of split val."""
     folder = tmp_path_factory.mktemp("labeled")
     uri = write_shard_set(folder, num_clips=44, num_val_clips=4, frames=(3, 4), has_labels=True)
-    rows = pq.read_table(folder / "clips.parquet").to_pylist()
+    rows = pq.read_table(folder / "clips").to_pylist()
     for index, row in enumerate(rows):
         row["episode_id"] = f"episode-{index // 2}"
-    pq.write_table(pa.Table.from_pylist(rows), folder / "clips.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "clips/part-00000.parquet")
     return uri
 
 
@@ -67,7 +67,7 @@ def test_a_set_without_labels_is_refused(tmp_path):
 
 def test_labels_are_counted_in_transitions_of_whole_episodes(labeled):
     subset = labeled_subset(labeled, "train", 0.25, 0)
-    rows = pq.read_table(f"{labeled}/clips.parquet").to_pylist()
+    rows = pq.read_table(f"{labeled}/clips").to_pylist()
     frames = [row["num_frames"] for row in rows if row["clip_id"] in subset]
     assert count_labels(labeled, 0.25, 0, 1) == (sum(frames) - len(frames), 5)
     assert count_labels(labeled, 0.25, 0, 3) == (sum(frames) - 3 * len(frames), 5)

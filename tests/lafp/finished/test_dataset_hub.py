@@ -45,10 +45,12 @@ def shards(tmp_path_factory):
     """A set of 12 clips in train and 4 held out, as `preprocess` leaves it."""
     folder = tmp_path_factory.mktemp("run") / "shards/dots"
     write_shard_set(folder, num_clips=16, num_val_clips=4)
-    clips = pq.read_table(folder / "clips.parquet")
+    clips = pq.read_table(folder / "clips")
     uris = [SOURCES[i % len(SOURCES)] for i in range(len(clips))]
     at = clips.schema.get_field_index("video_uri")
-    pq.write_table(clips.set_column(at, "video_uri", pa.array(uris)), folder / "clips.parquet")
+    pq.write_table(
+        clips.set_column(at, "video_uri", pa.array(uris)), folder / "clips/part-00000.parquet"
+    )
     for tar in folder.glob("*.tar"):
         looks = pa.table({"clip_id": [tar.name], "signature": [b"pictures"]})
         pq.write_table(looks, folder / signatures_name(tar.name))
@@ -98,7 +100,7 @@ def pushed(process, hub, shards, tmp_path_factory):
 
 def names(shards):
     found = {p.name for p in shards.iterdir() if p.name.startswith(("train-", "val-"))}
-    return found | {"manifest.parquet", "clips.parquet", "shard_set.json"}
+    return found | {"manifest.parquet", "clips/part-00000.parquet", "shard_set.json"}
 
 
 def test_a_push_holds_the_set_and_a_card_and_nothing_else(hub, shards, pushed):
@@ -108,7 +110,7 @@ def test_a_push_holds_the_set_and_a_card_and_nothing_else(hub, shards, pushed):
         assert files[name] == (shards / name).read_bytes()
     assert (
         f"pushed: {hub.url}/datasets/user/dots/commit/" in pushed
-        and "Mind: clips.parquet" in pushed
+        and "Mind: the tables in clips/" in pushed
     )
 
 
@@ -141,7 +143,7 @@ def test_the_card_is_yaml_and_markdown_without_a_secret(hub, pushed):
 def test_a_push_again_sends_no_shard(process, hub, shards, pushed, tmp_path):
     hub.requests.clear()
     done = call(process, hub, tmp_path, "push", shards, URI)
-    assert "12 of 12 files are there already" in done.stdout, done.stderr
+    assert "13 of 13 files are there already" in done.stdout, done.stderr
     assert sum("/commit/" in request for request in hub.requests) == 1
 
 
@@ -153,13 +155,13 @@ def test_a_push_that_broke_goes_on_and_is_no_set_before_its_end(
     assert "shard_set.json" not in half
     hub.commit(repo, "main", half)
     num = sum(name in half for name in names(shards))
-    assert 0 < num < 12
+    assert 0 < num < 13
     opens = "import sys\nfrom lafp.data.shards.sets import open_shard_set as opened\n"
     opens += "opened(sys.argv[1])\n"
     done = call(process, hub, tmp_path, "hf://datasets/user/broken", code=opens)
     assert "No shard set at hf://datasets/user/broken" in done.stderr
     done = call(process, hub, tmp_path, "push", shards, "hf://datasets/user/broken")
-    assert f"{num} of 12 files are there already" in done.stdout, done.stderr
+    assert f"{num} of 13 files are there already" in done.stdout, done.stderr
     assert hub.files(repo).keys() == hub.files(REPO).keys()
 
 
@@ -167,6 +169,7 @@ def test_shards_that_the_set_no_longer_names_are_deleted(process, hub, shards, p
     """As after `takedown`: another push must not leave the video on the hub."""
     repo = "datasets:user/taken"
     extra = {f"train-000099.{kind}": b"{}" for kind in ("tar", "json", "signatures.parquet")}
+    extra["clips/part-00009.parquet"] = b"{}"
     extra["notes.md"] = b"kept"
     hub.commit(repo, "main", dict(hub.files(REPO)) | extra)
     done = call(process, hub, tmp_path, "push", shards, "hf://datasets/user/taken")
@@ -199,7 +202,7 @@ def read_all(uri):
     from lafp.video import decode_clip
 
     found = {}
-    for row in read_manifest(uri, ["shard"]):
+    for row in read_manifest(uri, ["shard"]).to_pylist():
         for clip in read_shard_entry(uri, row["shard"]).clips:
             path = storage.join(uri, row["shard"])
             data = storage.read_bytes(path, clip.video_offset, clip.video_bytes)
@@ -245,7 +248,8 @@ def test_text_of_strangers_stays_text():
 
 
 def test_a_set_that_was_copied_without_its_records_says_so(shards, tmp_path):
+    (tmp_path / "clips").mkdir()
     for name in names(shards):
-        shutil.copy(shards / name, tmp_path)
+        shutil.copy(shards / name, tmp_path / name)
     card = dataset_card(StageDir(str(tmp_path), "x"), [], URI)
     assert card.count("The set's folder does not say.") == 2

@@ -28,7 +28,7 @@ def stage(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     path = write_video(folder / "static.mp4", moving_square(40))
     (stage,) = RunDir(write_video_run(folder / "run")).complete_below("shards")
-    clips = pq.read_table(stage.path("clips.parquet")).to_pylist()
+    clips = pq.read_table(stage.path("clips/part-00000.parquet")).to_pylist()
     rows = [
         reject(str(path), 0.0, 2.0, "static"),
         reject(str(path), 2.0, 4.0, "near_duplicate", clips[0]["clip_id"]),

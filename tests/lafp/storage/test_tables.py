@@ -9,9 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from lafp import storage
+from lafp.storage.divided_table import open_divided_table
+from lafp.storage.stored_table import StoredTable
 from lafp.storage.strict_json import DamagedError
 from lafp.storage.tables import (
-    StoredTable,
+    iter_batches,
     iter_rows,
     num_rows,
     open_table,
@@ -119,10 +121,11 @@ def test_a_rewritten_table_is_the_same_file_when_it_is_rewritten_again(uri):
 
 
 def test_single_rows_and_columns_of_a_stored_table_are_read_in_any_order(tmp_path):
-    path = tmp_path / "table.parquet"
+    files = {name: tmp_path / name for name in ("first", "second")}
     table = pa.table({"number": list(range(23)), "name": [f"n{n}" for n in range(23)]})
-    pq.write_table(table, path, row_group_size=5)
-    stored = StoredTable(path)
+    for rows, path in ((table.slice(0, 17), files["first"]), (table.slice(17), files["second"])):
+        pq.write_table(rows, path, row_group_size=5)
+    stored = StoredTable(files)
     assert stored.num_rows == 23
     rows = [22, 0, 5, 4, 5, 19]
     assert stored.take(rows) == [{"number": n, "name": f"n{n}"} for n in rows]
@@ -130,3 +133,65 @@ def test_single_rows_and_columns_of_a_stored_table_are_read_in_any_order(tmp_pat
     assert stored.take([]) == []
     batches = list(stored.batches(["number"]))
     assert pa.Table.from_batches(batches) == table.select(["number"])
+
+
+def test_a_stored_table_names_the_file_that_is_damaged(tmp_path):
+    files = {"s3://bucket/a": tmp_path / "a", "s3://bucket/b": tmp_path / "b"}
+    pq.write_table(pa.table({"number": [1]}), files["s3://bucket/a"])
+    files["s3://bucket/b"].write_bytes(b"no table")
+    with pytest.raises(DamagedError, match=r"^s3://bucket/b is damaged"):
+        StoredTable(files)
+
+
+def test_batches_hold_the_wanted_rows_alone_and_other_row_groups_are_not_read(uri):
+    write_rows(uri, Row, sorted(ROWS, key=lambda row: row.split))
+    wanted = [row.count for row in ROWS if row.split == "val"]
+    batches = list(iter_batches(uri, {"count": int}, {"split": "val"}))
+    assert [n for batch in batches for n in batch["count"].to_pylist()] == wanted
+    assert {tuple(batch.schema.names) for batch in batches} == {("count",)}
+    assert not list(iter_batches(uri, ["count"], {"split": "none"}))
+    for columns in ({"count": str}, ["age"]):
+        with pytest.raises(DamagedError):
+            list(iter_batches(uri, columns, {"split": "val"}))
+
+
+def test_a_row_group_without_a_wanted_row_is_left_unread(tmp_path):
+    uri, table = tmp_path / "t.parquet", pa.table({"split": ["train"] * 9 + ["val"] * 9})
+    pq.write_table(table.append_column("n", pa.array(range(18))), uri, row_group_size=9)
+    first = pq.read_metadata(uri).row_group(0)
+    at, size = first.column(1).dictionary_page_offset, first.column(1).total_compressed_size
+    data = bytearray(uri.read_bytes())
+    data[at : at + size] = bytes(size)
+    uri.write_bytes(data)
+    (batch,) = iter_batches(str(uri), ["n"], {"split": "val"})
+    assert batch["n"].to_pylist() == list(range(9, 18))
+    with pytest.raises(DamagedError):
+        list(iter_batches(str(uri), ["n"], {"split": "train"}))
+
+
+@pytest.mark.parametrize("sizes", [[12_000], [1] + [3_000] * 3 + [2_999], [5_000, 5_000, 2_000]])
+def test_a_table_is_divided_alike_whatever_the_pieces_that_it_comes_in(tmp_path, sizes):
+    table, schema = pa.Table.from_pylist(EXPECTED, schema_of(Row)), schema_of(Row)
+
+    def written(sizes: list[int], folder: str) -> list[bytes]:
+        first = 0
+        with open_divided_table(lambda n: f"{tmp_path}/{folder}/{n}", schema, 10_000) as add:
+            for size in sizes:
+                add(table.slice(first, size))
+                first += size
+            # The first file is there before the last one is whole.
+            assert [path.name for path in (tmp_path / folder).iterdir()] == ["0"]
+        return [(tmp_path / folder / name).read_bytes() for name in ("0", "1")]
+
+    assert written(sizes, "a") == written([4_000] * 3, "b")
+    assert pq.read_table(tmp_path / "a").equals(table)
+
+
+def test_a_divided_table_without_rows_or_with_one_full_file_has_one_file(tmp_path):
+    table, schema = pa.table({"n": range(5_000)}), pa.schema({"n": pa.int64()})
+    for name, tables in {"none": [], "full": [table]}.items():
+        with open_divided_table(lambda n, to=name: f"{tmp_path}/{to}/{n}", schema, 5_000) as add:
+            for each in tables:
+                add(each)
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["0"]
+        assert len(pq.read_table(tmp_path / name)) == 5_000 * len(tables)

@@ -39,12 +39,14 @@ def write_run(folder) -> RunDir:
     write_shard_set(
         folder / "run/shards/videos", num_clips=NUM_CLIPS, num_val_clips=4, has_labels=True
     )
-    rows = pq.read_table(stage.path("clips.parquet")).to_pylist()
+    rows = pq.read_table(stage.path("clips/part-00000.parquet")).to_pylist()
     for number, row in enumerate(rows):
         row["video_uri"] = f"videos/{EVIL if number == 3 else f'clip_{number}.mp4'}"
         row["motion"] = 0.01 * (number + 1)
         row["pair_motion"] = [100 + 10 * number + t for t in range(row["num_frames"] - 1)]
-    pq.write_table(pa.Table.from_pylist(rows), stage.path("clips.parquet"), row_group_size=5)
+    pq.write_table(
+        pa.Table.from_pylist(rows), stage.path("clips/part-00000.parquet"), row_group_size=5
+    )
     source = write_video(folder / "source.mp4", moving_square(40))
     kept = rows[3]["clip_id"]
     rejects = [
@@ -68,7 +70,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def clip_rows(run):
-    return pq.read_table(run.stage("shards/videos").path("clips.parquet")).to_pylist()
+    return pq.read_table(run.stage("shards/videos").path("clips/part-00000.parquet")).to_pylist()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lafp.storage.tables import StoredTable
+from lafp.storage.stored_table import StoredTable
 from lafp.view.queries import LENGTH, RANDOM, Query, Searched
 from lafp.view.set_answers import CLIP_FIELDS
 
@@ -33,7 +33,7 @@ def rows():
 def searched(rows, tmp_path_factory):
     path = tmp_path_factory.mktemp("table") / "table.parquet"
     pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=700)
-    return Searched(StoredTable(path), ["name", "split"])
+    return Searched(StoredTable({str(path): path}), ["name", "split"])
 
 
 def length(row: dict) -> float:
@@ -95,7 +95,7 @@ def test_totals_and_histograms_count_every_row(searched, rows):
 def test_a_table_without_rows_is_searched_too(tmp_path):
     empty = pa.table({"name": pa.array([], pa.string()), "motion": pa.array([], pa.float64())})
     pq.write_table(empty, tmp_path / "empty.parquet")
-    searched = Searched(StoredTable(tmp_path / "empty.parquet"), ["name"])
+    searched = Searched(StoredTable({"empty": tmp_path / "empty.parquet"}), ["name"])
     assert searched.page(Query(words=("a",), sort="motion"), 0, 10) == (0, [])
     assert searched.histogram("motion")["counts"] == []
 

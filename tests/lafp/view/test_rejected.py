@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from lafp.storage.tables import StoredTable
+from lafp.storage.stored_table import StoredTable
 from lafp.view import rejected
 from lafp.view.rejected import RejectPictures
 from tests.synthetic_video import numbered, write_video
@@ -23,7 +23,7 @@ def table(tmp_path_factory):
     starts = [0.2 * number for number in range(10)]
     columns = {"video_uri": uris, "start_s": starts, "end_s": [s + 0.2 for s in starts]}
     pq.write_table(pa.table(columns), folder / "rejects.parquet")
-    return StoredTable(folder / "rejects.parquet")
+    return StoredTable({"rejects": folder / "rejects.parquet"})
 
 
 def test_each_thread_gets_the_picture_of_its_row(table):

@@ -274,7 +274,7 @@ def test_names_in_paths_may_be_quoted(get, clip_rows):
 def test_the_time_line_of_a_long_video_is_whole(tmp_path):
     """A video of hours has more spans than a page of a listing has rows."""
     write_shard_set(tmp_path, num_clips=300, clips_per_shard=300, frames=(3, 3), size_px=8)
-    path = tmp_path / "clips.parquet"
+    path = tmp_path / "clips/part-00000.parquet"
     rows = pq.read_table(path).to_pylist()
     for number, row in enumerate(rows):
         row |= {"video_uri": "long.mp4", "start_s": 10.0 * number, "end_s": 10.0 * number + 10}

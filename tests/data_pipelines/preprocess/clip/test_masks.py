@@ -281,7 +281,7 @@ def test_a_set_counts_its_masks_and_a_lam_that_wants_masks_needs_some(local_ray,
     summary = preprocess(config(source, masks, val_fraction=0), out)
     assert (summary["num_clips"], summary["num_masked_clips"]) == (5, 2)
     assert open_shard_set(out).num_masked_clips == {"train": 2}
-    rows = read_rows(f"{out}/clips.parquet", ["video_uri", "has_mask"])
+    rows = read_rows(f"{out}/clips/part-00000.parquet", ["video_uri", "has_mask"])
     assert all(row["has_mask"] == row["video_uri"].endswith("a.mp4") for row in rows)
     LamTask(lapo(), out, None)
     with pytest.raises(ConfigError, match=r"mask\.fraction=0\.0001 keeps no mask"):

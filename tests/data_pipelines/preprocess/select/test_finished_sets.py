@@ -30,6 +30,7 @@ from lafp.runs.run_dir import RunDir
 from ray_jobs.core.job import dry_run, state_of
 from ray_jobs.preprocess import JOB, check
 from tests.made_shard_set import make_shard_set
+from tests.shard_tables import table_file, upload_folder
 from tests.synthetic_shards import write_shard_set
 from tests.synthetic_video import moving_square, write_video
 
@@ -50,7 +51,7 @@ def make(source: Path, shards: Path, against: Sequence[str] = ()) -> dict[str, o
 
 
 def table(folder: Path, name: str) -> list[dict]:
-    return pq.read_table(folder / f"{name}.parquet").to_pylist()
+    return pq.read_table(folder / table_file(name)).to_pylist()
 
 
 def videos(rows: Sequence[dict]) -> set[str]:
@@ -120,10 +121,10 @@ def test_a_video_goes_to_the_split_that_the_set_has_its_copy_in(folder, tmp_path
     for split in ("train", "val"):
         known = shutil.copytree(folder / SET, tmp_path / split)
         for name in ("clips", "manifest"):
-            rows = pq.read_table(known / f"{name}.parquet")
+            rows = pq.read_table(known / table_file(name))
             at = rows.schema.get_field_index("split")
             rows = rows.set_column(at, "split", [[split] * len(rows)])
-            pq.write_table(rows, known / f"{name}.parquet")
+            pq.write_table(rows, known / table_file(name))
         make(folder / "b", tmp_path / f"made_{split}", [str(known)])
         clips = table(tmp_path / f"made_{split}", "clips")
         found = {r["split"] for r in clips if r["video_uri"].endswith("compilation.mp4")}
@@ -146,8 +147,7 @@ def test_the_order_of_sets_and_of_the_listing_changes_no_kept_clip(folder, tmp_p
 
 def test_a_set_on_s3_is_compared_with_like_a_local_one(folder, tmp_path, s3_bucket):
     uri = storage.join(s3_bucket, SET)
-    for path in (folder / SET).iterdir():
-        storage.write_bytes(storage.join(uri, path.name), path.read_bytes())
+    upload_folder(folder / SET, uri)
     make(folder / "b", tmp_path / "made", [uri])
     clips, local = table(tmp_path / "made", "clips"), folder / "runs/mine/shards/second"
     assert clips == table(local, "clips")

@@ -239,7 +239,7 @@ def test_clips_of_finished_sets_come_first(items, tmp_path):
     }
 
 
-@pytest.mark.parametrize("table", ["train-000001.signatures.parquet", "clips.parquet"])
+@pytest.mark.parametrize("table", ["train-000001.signatures.parquet", "clips/part-00000.parquet"])
 def test_a_damaged_table_of_a_set_names_itself_in_process_and_on_ray(
     local_ray, items, tmp_path, table
 ):

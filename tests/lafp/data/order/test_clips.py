@@ -124,6 +124,32 @@ def test_only_clips_restricts_the_order(shards):
     assert set(ids(islice(subset.visits(), 5))) == some
 
 
+@pytest.mark.parametrize("kind", ["only_clips", "motion_power"])
+def test_chosen_and_weighted_clips_are_counted_without_any_entry(tmp_path, kind):
+    uri = write_shard_set(tmp_path, num_clips=12, clips_per_shard=4)
+    some = frozenset(ids(islice(order(uri).visits(), 5)))
+    chosen = {"only_clips": some} if kind == "only_clips" else {"motion_power": 1.0}
+    before = list(islice(order(uri, **chosen).visits(), 30))
+    entries = {path: path.read_bytes() for path in tmp_path.glob("train-*.json")}
+    for path in entries:
+        path.unlink()
+    read_shard_entry.cache_clear()
+    late = order(uri, **chosen)
+    for path, data in entries.items():
+        path.write_bytes(data)
+    assert list(islice(late.visits(), 30)) == before
+
+
+def test_weighted_and_chosen_clips_leave_the_others_out(shards):
+    some = frozenset(ids(islice(order(shards).visits(), 9)))
+    chosen = order(shards, only_clips=some, motion_power=1.0)
+    visits = list(islice(chosen.visits(), 3 * chosen.num_clips))
+    assert set(ids(visits)) <= some and len(set(ids(visits))) > 5
+    assert visits[chosen.num_clips :] == list(
+        islice(chosen.visits(chosen.num_clips), 2 * chosen.num_clips)
+    )
+
+
 def test_an_empty_split_and_a_missing_set_are_errors(shards, tmp_path):
     with pytest.raises(ConfigError, match="No val clips in"):
         order(shards, split="val")

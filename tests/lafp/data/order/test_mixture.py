@@ -84,16 +84,18 @@ def test_clips_of_several_sets_lie_in_one_batch(sets):
 
 def with_motion(folder, motion: np.ndarray) -> str:
     uri = write_shard_set(folder, num_clips=len(motion), clips_per_shard=5)
-    table = pq.read_table(f"{uri}/clips.parquet")
+    table = pq.read_table(f"{uri}/clips")
     index = table.schema.get_field_index("motion")
-    pq.write_table(table.set_column(index, "motion", pa.array(motion)), f"{uri}/clips.parquet")
+    pq.write_table(
+        table.set_column(index, "motion", pa.array(motion)), f"{uri}/clips/part-00000.parquet"
+    )
     return uri
 
 
 def test_clips_are_visited_in_proportion_to_their_motion(tmp_path):
     motion = np.array([0.01, 0.02, 0.03, 0.04, 0.05] * 4)
     uri = with_motion(tmp_path, motion)
-    ids = pq.read_table(f"{uri}/clips.parquet")["clip_id"].to_pylist()
+    ids = pq.read_table(f"{uri}/clips")["clip_id"].to_pylist()
     weighted = order(uri, motion_power=1.0)
     assert weighted.num_clips == 20
     num_epochs = 300
@@ -123,7 +125,7 @@ def test_no_clip_is_visited_for_ever_or_never(tmp_path):
     motion = np.full(40, 0.01)
     motion[3], motion[7] = 100.0, 0.0
     uri = with_motion(tmp_path, motion)
-    ids = pq.read_table(f"{uri}/clips.parquet")["clip_id"].to_pylist()
+    ids = pq.read_table(f"{uri}/clips")["clip_id"].to_pylist()
     weighted = order(uri, motion_power=1.0)
     num_epochs = 200
     counts = Counter(

@@ -63,7 +63,7 @@ def test_takedown_of_a_foreign_set_deletes_nothing_outside(tmp_path, shards):
     victim.write_bytes(b"precious")
     victim.with_suffix(".json").write_bytes((shards / "train-000000.json").read_bytes())
     write_rows(str(shards / "rejects.parquet"), RejectRow, [])
-    change_table(shards / "clips.parquet", "shard", "../other.tar")
+    change_table(shards / "clips/part-00000.parquet", "shard", "../other.tar")
     cfg = TakedownConfig(output=str(shards), video_uri="synthetic/1.mp4")
     with pytest.raises(ValueError, match="no name of a shard"):
         take_down(cfg, is_dry_run=False)
@@ -141,7 +141,7 @@ def test_a_deeply_nested_record_and_broken_tables_are_one_line(shards):
     for num_clips in (-1, 0.5, None):
         odd = [row | {"num_clips": num_clips} for row in rows]
         pq.write_table(pa.Table.from_pylist(odd), manifest)
-        with pytest.raises(ConfigError, match=r"manifest\.parquet is damaged"):
+        with pytest.raises(ConfigError, match=r"manifest\.parquet (is damaged|has (double|null))"):
             ClipOrder(shard_set=str(shards), split="train", seed=0)
     pq.write_table(pa.Table.from_pylist([row | {"num_clips": 9} for row in rows]), manifest)
     with pytest.raises(ConfigError, match=r"counts 9 clips in train-000000\.tar"):

@@ -1,6 +1,5 @@
 """Clips as arrays: whole, or of each only the frames that the drawn windows show."""
 
-import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from lafp.data.shards.reader import ClipReader
 from lafp.data.shards.sets import read_shard_entry
 from lafp.data.windows import following_steps, window_indices, windows_at
 from lafp.types import ClipBatch
+from tests.shard_tables import upload_folder
 from tests.synthetic_shards import moving_dot, write_shard_set
 
 
@@ -95,8 +95,7 @@ def test_an_object_store_is_asked_for_several_clips_at_a_time_and_once_for_each(
     s3_bucket, tmp_path, monkeypatch, num_threads
 ):
     write_shard_set(tmp_path / "set", num_clips=24, has_labels=True)
-    for file in shutil.copytree(tmp_path / "set", tmp_path / "copy").iterdir():
-        storage.upload(file, f"{s3_bucket}/set/{file.name}")
+    upload_folder(tmp_path / "set", f"{s3_bucket}/set")
     here, refs = (
         list(islice(order(uri).visits(), 24)) for uri in (str(tmp_path / "set"), f"{s3_bucket}/set")
     )
@@ -119,8 +118,7 @@ def test_a_damaged_object_is_told_and_the_other_clips_are_read(s3_bucket, tmp_pa
     write_shard_set(tmp_path / "set", num_clips=8, clips_per_shard=4)
     gone, *_ = sorted((tmp_path / "set").glob("*.tar"))
     gone.unlink()
-    for file in (tmp_path / "set").iterdir():
-        storage.upload(file, f"{s3_bucket}/set/{file.name}")
+    upload_folder(tmp_path / "set", f"{s3_bucket}/set")
     refs = list(islice(order(f"{s3_bucket}/set").visits(), 8))
     batch = ClipReader(f"{s3_bucket}/set").read_sound_batch(refs)
     is_gone = np.array([ref.shard == gone.name for ref in refs])

@@ -50,7 +50,7 @@ def test_pairs_follow_each_other_without_overlap_and_carry_all_actions_between(t
         follows = episode_N[1:] == episode_N[:-1]
         torch.testing.assert_close(window.next_obs[:-1][follows], window.obs[1:][follows])
         seen += len(window)
-    rows = pq.read_table(f"{shards}/clips.parquet").to_pylist()
+    rows = pq.read_table(f"{shards}/clips").to_pylist()
     assert seen == sum((row["num_frames"] - 1) // 3 for row in rows if row["split"] == "train")
     found = lary_pairs(lambda window: window.true_action, splits[1], 1, 3, CPU)
     assert found.actions.shape[1] == 6

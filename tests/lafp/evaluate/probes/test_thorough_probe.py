@@ -26,11 +26,11 @@ def labeled(tmp_path_factory) -> str:
     """20 training clips and 8 held-out ones, every other of which lies in the folder unseen."""
     folder = tmp_path_factory.mktemp("labeled")
     uri = write_shard_set(folder, num_clips=28, num_val_clips=8, frames=(8, 12), has_labels=True)
-    rows = pq.read_table(folder / "clips.parquet").to_pylist()
+    rows = pq.read_table(folder / "clips").to_pylist()
     for index, row in enumerate(rows):
         place = f"labeled_val/{UNSEEN}" if row["split"] == "val" and index % 2 else row["split"]
         row["video_uri"] = f"/demonstrations/{place}/episode_{index}.mp4"
-    pq.write_table(pa.Table.from_pylist(rows), folder / "clips.parquet")
+    pq.write_table(pa.Table.from_pylist(rows), folder / "clips/part-00000.parquet")
     return uri
 
 
@@ -70,7 +70,7 @@ def test_a_finished_lam_is_probed_in_all_ways_on_all_transitions(labeled, object
     supervised = labeled_subset(labeled, "train", 0.25, 0)
     rows = probe_thoroughly(Lam(objective), labeled, supervised, seed=0)
     found = {(row["method"], row["metric"]): row for row in rows}
-    frames = {row["clip_id"]: row for row in pq.read_table(f"{labeled}/clips.parquet").to_pylist()}
+    frames = {row["clip_id"]: row for row in pq.read_table(f"{labeled}/clips").to_pylist()}
     clips = probe_clips(labeled, supervised)
     num_fit, num = (
         sum(frames[c]["num_frames"] - 1 for c in of) for of in (clips.fit, clips.held_out)

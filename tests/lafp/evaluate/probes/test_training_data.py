@@ -24,10 +24,12 @@ def labeled(folder, num_train: int, num_val: int) -> str:
 def with_motion(folder, motion: list[list[int]]) -> str:
     """A shard set whose training clips have these motions of neighbouring frames."""
     uri = write_shard_set(folder, num_clips=len(motion))
-    table = pq.read_table(folder / "clips.parquet")
+    table = pq.read_table(folder / "clips")
     column = table.schema.get_field_index("pair_motion")
     values = pa.array(motion, pa.list_(pa.int32()))
-    pq.write_table(table.set_column(column, "pair_motion", values), folder / "clips.parquet")
+    pq.write_table(
+        table.set_column(column, "pair_motion", values), folder / "clips/part-00000.parquet"
+    )
     return uri
 
 

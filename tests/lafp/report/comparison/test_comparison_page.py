@@ -45,7 +45,9 @@ def runs(tmp_path_factory):
     records[-1]["loss"] = 0.125
     metrics.write_text("".join(json.dumps(each) + "\n" for each in records))
     shards = folder / "b/shards/videos"
-    change_rows(shards / "clips.parquet", lambda row: row["video_uri"] not in LOST and row)
+    change_rows(
+        shards / "clips/part-00000.parquet", lambda row: row["video_uri"] not in LOST and row
+    )
     rejects = pq.read_table(shards / "rejects.parquet").to_pylist()
     lost = {"start_s": 0.0, "end_s": 1.0, "reason": "too_dark", "detail": "mean 0.01"}
     rejects += [lost | {"video_uri": uri} for uri in LOST[1:]]  # the first is not met at all

@@ -81,7 +81,7 @@ def shards(local_ray, tmp_path_factory) -> str:
 
 
 def test_flow_goes_through_the_shard_into_windows(shards):
-    records = {r["clip_id"]: r for r in pq.read_table(f"{shards}/clips.parquet").to_pylist()}
+    records = {r["clip_id"]: r for r in pq.read_table(f"{shards}/clips").to_pylist()}
     assert not any(record["has_labels"] for record in records.values())
     means = {}
     for split in ("train", "val"):
