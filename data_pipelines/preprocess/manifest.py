@@ -206,7 +206,8 @@ def summarize(
     num_videos = num_with_clips = num_assumed = 0
     spans, fallbacks = Counter[str](), Counter[str]()
     # Arrays, because a large source has a million blocks.
-    video_s, rejected_s = array("d"), defaultdict[str, array[float]](lambda: array("d"))
+    video_s = array("d")
+    rejected_s: defaultdict[str, array[float]] = defaultdict(lambda: array("d"))
     for total in selected.block_totals():
         num_videos += total.num_videos
         num_with_clips += total.num_with_clips
