@@ -389,8 +389,8 @@ def assert_same_shards_on_s3(bucket: str, made, source: Path) -> None:
     out = storage.join(bucket, "out")
     summary = preprocess(cfg, out)
     assert summary["num_clips"] == made[1]["num_clips"]
-    names = [info.uri.rpartition("/")[2] for info in storage.list_files(out)]
-    assert "shard_set.json" in names and not any("part-" in name for name in names)
+    names = [info.uri.removeprefix(f"{out}/") for info in storage.list_files(out)]
+    assert "shard_set.json" in names and not any(name.startswith("work/") for name in names)
     for shard in table(made[0], "manifest"):
         here = [c["clip_id"] for c in table(made[0], "clips") if c["shard"] == shard["shard"]]
         entry = json.loads(storage.read_text(storage.join(out, shard["shard"][:-4] + ".json")))
