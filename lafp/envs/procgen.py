@@ -24,7 +24,7 @@ from lafp.envs.experts.procgen_planners import (
     plan_heist,
     plan_maze,
 )
-from lafp.envs.experts.procgen_search import LeaperPlanner
+from lafp.envs.experts.procgen_search import ChaserPlanner, LeaperPlanner
 from lafp.envs.experts.procgen_state import read_state, with_level
 from lafp.types import ActionSpec
 
@@ -52,6 +52,7 @@ MAX_RETURN = {
 """The largest return of each game in easy mode (Cobbe et al., arXiv:1912.01588, appendix C)."""
 PLANNERS: dict[str, Callable[[str], Planner]] = {
     "bigfish": lambda _: plan_bigfish,
+    "chaser": ChaserPlanner,
     "heist": lambda _: plan_heist,
     "leaper": LeaperPlanner,
     "maze": lambda _: plan_maze,
@@ -75,9 +76,9 @@ class ProcgenConfig:
     """``easy`` or ``hard``, Procgen's distribution mode."""
     expert: str = RANDOM
     """``random`` acts uniformly at random. ``planner`` plans on the game's internal state (bigfish,
-    heist, leaper, maze, miner). Any other value is the path of a PPO checkpoint with IMPALA's
-    network, in the format of joonleesky/train-procgen-pytorch or facebookresearch/level-replay;
-    actions are drawn from its distribution."""
+    chaser, heist, leaper, maze, miner). Any other value is the path of a PPO checkpoint with
+    IMPALA's network, in the format of joonleesky/train-procgen-pytorch or
+    facebookresearch/level-replay; actions are drawn from its distribution."""
     levels: Literal["train", "test"] = "train"
     """Half of all levels that episodes are drawn from. No level is in both halves."""
     episode_steps: int = 1000

@@ -18,7 +18,7 @@ import numpy as np
 from lafp.envs.experts.procgen_state import SPACE, WALL, Entity, GameState
 
 STAND = 4
-_STEPS = {1: (-1, 0), 7: (1, 0), 3: (0, -1), 5: (0, 1)}
+STEPS = {1: (-1, 0), 7: (1, 0), 3: (0, -1), 5: (0, 1)}
 """Action -> number of cells to the right and up."""
 Cell = tuple[int, int]
 Planner = Callable[[GameState, int, int], int]
@@ -37,7 +37,7 @@ def shortest_path(
 
     ``seed`` draws an order of directions, which picks one of several shortest ways.
     """
-    directions = list(_STEPS.values())
+    directions = list(STEPS.values())
     random.Random(seed).shuffle(directions)
     came_from: dict[Cell, Cell | None] = {start: None}
     queue = deque([start])
@@ -59,7 +59,7 @@ def shortest_path(
 def action_towards(start: Cell, neighbor: Cell) -> int:
     """Returns the action that moves the agent to a neighbouring cell."""
     step = neighbor[0] - start[0], neighbor[1] - start[1]
-    return next(action for action, moved in _STEPS.items() if moved == step)
+    return next(action for action, moved in STEPS.items() if moved == step)
 
 
 def push_action(right: int, up: int) -> int:
@@ -214,7 +214,7 @@ class MinerSearch:
             _, _, mine = heapq.heappop(open_nodes)
             if mine.agent == self.exit and mine.num_diamonds == 0:
                 return self._way_to(mine, came_from)
-            for action in _STEPS:
+            for action in STEPS:
                 after = self.after(mine, action)
                 if after is None or cost.get(after, 1 << 30) <= cost[mine] + 1:
                     continue
@@ -253,7 +253,7 @@ class MinerSearch:
     def after(self, mine: Mine, action: int) -> Mine | None:
         """Simulates an action. Returns None if it kills the agent."""
         width, grid, agent = self.width, bytearray(mine.grid), mine.agent
-        agent = self._moved(grid, agent, *_STEPS[action])
+        agent = self._moved(grid, agent, *STEPS[action])
         if grid[agent] in (_DIRT, _DIAMOND):
             grid[agent] = SPACE
         num_diamonds, num_cells = 0, len(grid)

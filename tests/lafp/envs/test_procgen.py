@@ -16,7 +16,7 @@ from lafp.envs.experts.procgen_planners import (
     cell_of,
     shortest_path,
 )
-from lafp.envs.experts.procgen_search import LeaperPlanner
+from lafp.envs.experts.procgen_search import ChaserPlanner, LeaperPlanner
 from lafp.envs.experts.procgen_state import read_state
 from lafp.envs.procgen import MAX_RETURN, NUM_ACTIONS, Procgen, ProcgenConfig
 from lafp.evaluate.acting.rollouts import Expert, rollout
@@ -275,20 +275,26 @@ def test_planners_win(game, least):
     assert (result.episode_return[result.success] >= MAX_RETURN[game] - 1e-3).all()
 
 
-def test_the_planner_of_leaper_wins_and_its_plans_differ_by_seed():
-    env = Procgen(ProcgenConfig(task="leaper", expert="planner", episode_steps=300))
-    result = rollout(env, Expert(env), np.arange(1, 7), num_recorded=1)
-    assert result.success.mean() > 0.8
-    again = rollout(env, Expert(env), np.arange(1, 2), num_recorded=1)
-    np.testing.assert_array_equal(result.recordings[0].actions, again.recordings[0].actions)
+@pytest.mark.parametrize(
+    ("game", "seeds", "least"), [("leaper", range(1, 7), 5), ("chaser", range(4), 3)]
+)
+def test_a_planner_that_plays_copies_ahead_wins_and_repeats_itself(game, seeds, least):
+    env = Procgen(ProcgenConfig(task=game, expert="planner", episode_steps=400))
+    result = rollout(env, Expert(env), np.array(seeds), num_recorded=1)
+    assert result.success.sum() >= least
+    assert (result.episode_return[result.success] >= MAX_RETURN[game] - 1e-3).all()
+    _, again, _ = demonstrate(env, seeds[:1], 40)
+    np.testing.assert_array_equal(result.recordings[0].actions[:40], again[:, 0])
+
+
+@pytest.mark.parametrize("planner", [LeaperPlanner, ChaserPlanner])
+def test_a_planner_that_plays_copies_ahead_draws_among_its_ways(planner):
+    env = Procgen(ProcgenConfig(task=planner.game))
     env.reset(np.array([1]))
     state = read_state(env._game.callmethod("get_state")[0])
-    planner = LeaperPlanner("easy")
-    plans = []
-    for seed in range(4):
-        planner(state, seed, 0)
-        plans.append(tuple(planner._plans[seed]))
-    assert len(set(plans)) > 1
+    plan = planner("easy")
+    ways = {tuple(plan(state, seed, num_steps) for num_steps in range(16)) for seed in range(4)}
+    assert len(ways) > 1
 
 
 def test_the_planner_of_bigfish_becomes_the_largest_fish():
