@@ -49,6 +49,9 @@ class VectorEnv(Protocol):
     """Names of K tasks, where an episode plays one of several: with seed s, number s % K. Empty if
     all episodes play the same one."""
     has_distractors: bool
+    has_return: bool
+    """Whether the return says how well an episode went. Elsewhere rewards repeat success, or shape
+    a training and are no measure."""
     height_px: int
     width_px: int
     fps: float

@@ -62,7 +62,7 @@ class Dmc(EpisodesEnv):
         use_offscreen_gl()
         simulator = _load(cfg.task, 0)
         self.cfg, self.task = cfg, cfg.task
-        self.has_distractors = cfg.distractors.is_on
+        self.has_distractors, self.has_return = cfg.distractors.is_on, True
         self.height_px = self.width_px = cfg.size_px
         self.fps = 1 / (simulator.control_timestep() * cfg.action_repeat)
         if math.isinf(limit := simulator._step_limit) and cfg.episode_steps is None:

@@ -112,6 +112,7 @@ class Metaworld(EpisodesEnv):
         use_offscreen_gl()
         simulator = _load(cfg.task, 0)
         self.cfg, self.has_distractors = cfg, cfg.distractors.is_on
+        self.has_return = False
         self.task = f"{cfg.task}-{len(cfg.goals.positions)}-goals" if cfg.goals else cfg.task
         self.height_px = self.width_px = cfg.size_px
         self.fps = 1 / (float(simulator.dt) * cfg.action_repeat)

@@ -79,7 +79,7 @@ class MetaworldMt(EpisodesEnv):
 
     Config = MetaworldMtConfig
     has_success = True
-    has_distractors = False
+    has_distractors = has_return = False
     fps = 80.0
     mode_sizes = ()
     action_spec = ActionSpec(dim=4, low=(-1.0,) * 4, high=(1.0,) * 4)

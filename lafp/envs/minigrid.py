@@ -39,7 +39,7 @@ class Minigrid(EpisodesEnv):
 
     Config = MinigridConfig
     has_success = True
-    has_distractors = False
+    has_distractors = has_return = False
     fps = 10.0
     mode_sizes = ()
 

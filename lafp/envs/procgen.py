@@ -102,7 +102,7 @@ class Procgen:
     """
 
     Config = ProcgenConfig
-    has_distractors = False
+    has_distractors, has_return = False, True
     height_px = width_px = 64
     fps = 15.0
     mode_sizes = ()

@@ -73,6 +73,7 @@ class Slalom:
     max_steps = MAX_STEPS
     action_spec = ActionSpec(dim=2, low=(-1.0, -1.0), high=(1.0, 1.0))
     mode_sizes = (2, 2)
+    has_return = False
 
     def __init__(self, cfg: SlalomConfig) -> None:
         self.has_distractors = cfg.distractors

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from lafp.config import Choice, choice
 from lafp.config.ranges import check_at_least
 from lafp.envs import ENVS
-from lafp.evaluate.rows.results import DEMONSTRATOR
+from lafp.evaluate.rows.results import DEMONSTRATOR, RANDOM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,9 @@ class MethodConfig:
             raise ValueError(
                 f"label must be letters, digits, '.', '_' and '-' only, got {self.label!r}."
             )
-        if self.label == DEMONSTRATOR:
-            raise ValueError(f"label {DEMONSTRATOR!r} is taken by the environment's expert.")
+        taken = {DEMONSTRATOR: "the environment's expert", RANDOM: "random actions"}
+        if self.label in taken:
+            raise ValueError(f"label {self.label!r} is taken by {taken[self.label]}.")
         check_at_least(self, 1, "noise_hold_steps", "num_solver_steps")
         if self.noise_hold_steps is not None and self.noise not in (None, "held"):
             raise ValueError(
@@ -88,7 +89,8 @@ class EvaluateConfig:
     env: Choice | None = choice(ENVS, default=None)
     """Environment of the rollouts. It must look like the videos that the models were trained on."""
     methods: tuple[MethodConfig, ...] = ()
-    """Methods to compare. The demonstrators are always measured beside them."""
+    """Methods to compare. The demonstrators are always measured beside them, and random actions
+    where the environment has a return (dmc, procgen)."""
     num_episodes: int = 300
     """Episodes per method. All methods get the same ones."""
     episodes_per_task: int = 100

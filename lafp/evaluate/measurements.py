@@ -5,6 +5,7 @@ Each is one call that needs only URIs and configs, so that it can run in a proce
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from lafp.evaluate.acting.alignment import alignment, decoding_errors
 from lafp.evaluate.acting.latency import Latency, measure_latency
 from lafp.evaluate.acting.latent_map import IDM, MAX_POINTS, LatentPoint, Latents, latent_points
 from lafp.evaluate.acting.open_loop import open_loop_errors
+from lafp.evaluate.acting.random_policy import RandomPolicy
 from lafp.evaluate.acting.rollouts import (
     Expert,
     RolloutResult,
@@ -30,6 +32,7 @@ from lafp.evaluate.acting.rollouts import (
 from lafp.evaluate.config import LatencyConfig, MethodConfig
 from lafp.evaluate.latents.latent_views import LatentViews, write_latent_views
 from lafp.evaluate.probes.thorough_probe import MeasuredRow, probe_thoroughly
+from lafp.evaluate.rows.results import DEMONSTRATOR
 from lafp.finished.load import LAM_HEAD, lam_behind, load_policy, policy_behind
 from lafp.lam import Lam, load_lam
 from lafp.models.action_decoder import ActionDecoder
@@ -44,6 +47,7 @@ from lafp.train.transitions import (
     transitions_of_clip,
 )
 
+Reference = Literal["demonstrator", "random"]
 MAX_VAL_CLIPS = 256
 MAX_TRANSITIONS = 2048
 """Transitions for the alignment, spread evenly over the clips: its work grows with their square."""
@@ -70,38 +74,41 @@ def load_agent(run_uri: str, method: MethodConfig) -> Agent:
 def measure_rollouts(
     run_uri: str,
     env_cfg: Choice,
-    method: MethodConfig | None,
+    method: MethodConfig | Reference,
     seeds: np.ndarray,
     num_recorded: int,
     seed: int,
 ) -> RolloutResult:
-    """Runs the episodes of one method; None means the demonstrator."""
+    """Runs the episodes of one method, of the demonstrator, or of random actions."""
     # A task has one core. More threads would take those of other tasks.
     torch.set_num_threads(1)
-    if method is None:
+    if not isinstance(method, MethodConfig):
         if num_recorded == 0:
-            return _remembered_demonstrations(env_cfg, tuple(seeds.tolist()), seed)
-        return _roll_out_demonstrator(env_cfg, seeds, num_recorded, seed)
+            return _remembered_reference(method, env_cfg, tuple(seeds.tolist()), seed)
+        return _roll_out_reference(method, env_cfg, seeds, num_recorded, seed)
     env = ENVS.build(env_cfg)
     return rollout(env, load_agent(run_uri, method), seeds, num_recorded=num_recorded, seed=seed)
 
 
-def _roll_out_demonstrator(
-    env_cfg: Choice, seeds: np.ndarray, num_recorded: int, seed: int
+def _roll_out_reference(
+    name: Reference, env_cfg: Choice, seeds: np.ndarray, num_recorded: int, seed: int
 ) -> RolloutResult:
     env = ENVS.build(env_cfg)
-    return rollout(env, Expert(env), seeds, num_recorded=num_recorded, seed=seed)
+    actor = Expert(env) if name == DEMONSTRATOR else RandomPolicy(env.action_spec, seeds)
+    return rollout(env, actor, seeds, num_recorded=num_recorded, seed=seed)
 
 
 @lru_cache(maxsize=32)
-def _remembered_demonstrations(env_cfg: Choice, seeds: tuple[int, ...], seed: int) -> RolloutResult:
-    """Runs the demonstrator's episodes, or returns those that this process has run before.
+def _remembered_reference(
+    name: Reference, env_cfg: Choice, seeds: tuple[int, ...], seed: int
+) -> RolloutResult:
+    """Runs a reference's episodes, or returns those that this process has run before.
 
     They do not depend on the methods that are evaluated, and the runs of a study evaluate theirs on
     the same episodes, one after the other in the same processes. Kept are the outcomes of 32 parts
     of an evaluation, some MB. Episodes whose frames are recorded are large, so they are run anew.
     """
-    return _roll_out_demonstrator(env_cfg, np.array(seeds), 0, seed)
+    return _roll_out_reference(name, env_cfg, np.array(seeds), 0, seed)
 
 
 def measure_action_error(

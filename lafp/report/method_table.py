@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lafp.evaluate.rows.grouped import Group, Results
-from lafp.evaluate.rows.results import Subject, without_repeats
+from lafp.evaluate.rows.results import RETURN_ABOVE_RANDOM, Subject, without_repeats
 from lafp.report.blocks import Table
 from lafp.report.methods import lafp_of, name_of, noise_of
 from lafp.report.metrics import METRICS, OUTCOMES
@@ -26,6 +26,8 @@ def method_table(
     settings: Sequence[str] = tuple(_SETTINGS),
 ) -> Table:
     """Makes a table of means over seeds. The outcome has its interval and, last, each seed's value.
+
+    A normalized return has its interval too.
 
     Args:
         results: Results that hold the metrics.
@@ -53,13 +55,14 @@ def method_table(
     def cells(subject: Subject) -> list[str]:
         of_metrics = [(metric, found[metric].get(subject.label)) for metric in shown]
         texts = [
-            outcome.written(group.interval)
-            if group and metric == results.outcome
+            OUTCOMES[metric].written(group.interval)
+            if group and metric in (results.outcome, RETURN_ABOVE_RANDOM)
             else METRICS[metric].written(group)
             for metric, group in of_metrics
         ]
         if has_seeds:
-            per_seed = found[results.outcome][subject.label].per_seed
+            group = found[results.outcome].get(subject.label)
+            per_seed = group.per_seed if group else ()
             texts.append(" ".join(outcome.number(v).removesuffix(" %") for v in per_seed))
         return [*words(subject), *texts]
 

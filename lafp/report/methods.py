@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from lafp.evaluate.rows.grouped import Group, Results
-from lafp.evaluate.rows.results import BEHAVIOR_CLONING, DEMONSTRATOR, Subject
+from lafp.evaluate.rows.results import BEHAVIOR_CLONING, DEMONSTRATOR, RANDOM, Subject
 from lafp.report import drawings
 from lafp.report.blocks import anchored
 from lafp.runs.wording import counted
@@ -14,7 +14,7 @@ _ENDS = {(0.0, 0.0): "Flow, no interpolation", (1.0, 1.0): "Flow, decoder on IDM
 """The flow policy with a decoder on free samples, and with one on latents of the LAM."""
 _OTHER_STEPS = {"all": ", all steps", "one": ", one step"}
 _TUNED, _FLOW_IDM_HEAD = "_tuned", "latent_flow_idm_head"
-_NO_POLICIES = (DEMONSTRATOR, "lam")
+_NO_POLICIES = (DEMONSTRATOR, RANDOM, "lam")
 
 
 def name_of(subject: Subject) -> str:
@@ -24,6 +24,8 @@ def name_of(subject: Subject) -> str:
         return f"{name_of(frozen)}, fine-tuned"
     if subject.method == DEMONSTRATOR:
         return "Demonstrators"
+    if subject.method == RANDOM:
+        return "Random actions"
     if subject.method == "latent_bc":
         return "Latent BC"
     if subject.method == "latent_bc_idm_decoder":

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lafp.evaluate.rows.grouped import Group
+from lafp.evaluate.rows.results import RETURN_ABOVE_RANDOM
 from lafp.evaluate.rows.statistics import Interval
 from lafp.report.blocks import NO_VALUE, TIMES
 
@@ -23,7 +24,7 @@ class Outcome:
     """Written in percent."""
     xlim: tuple[float, float] | None = None
     """Range of the axis in charts. None fits the data: a return may be tiny, or more than the
-    demonstrators'."""
+    demonstrators', or less than that of random actions."""
 
     def written(self, interval: Interval) -> str:
         """Writes ``93 % [88, 97]`` or ``3.2 [2.5, 4]``."""
@@ -48,11 +49,11 @@ OUTCOMES = {
         does="succeeds in {}",
         xlim=(-0.02, 1.02),
     ),
-    "return_normalized": Outcome(
+    RETURN_ABOVE_RANDOM: Outcome(
         title="Return",
         question="What return does it reach?",
-        axis="return, share of the demonstrators'",
-        does="reaches {} of the demonstrators' return",
+        axis="return, from random actions (0) to demonstrators (1)",
+        does="reaches {} of the way from the return of random actions to the demonstrators'",
     ),
     "return": Outcome(
         title="Return",
@@ -85,7 +86,11 @@ _WAYS = (
 )
 METRICS = {
     "success": Metric(title="Success"),
-    "return_normalized": Metric(title="Return, % of demonstrators'"),
+    RETURN_ABOVE_RANDOM: Metric(
+        title="Return above random, % of demonstrators'",
+        meaning="Return above random: 0 % is the mean return of random actions, 100 % that of the "
+        "demonstrators, in the same episodes.",
+    ),
     "return": Metric(title="Return"),
     "length": Metric(title="Episode, steps", number="{:.1f}".format),
     "mode_coverage": Metric(

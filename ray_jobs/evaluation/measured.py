@@ -1,11 +1,13 @@
 """Names what an evaluation measures: the latent action model, shard sets and ways to act."""
 
+from dataclasses import replace
+
 from lafp import storage
 from lafp.config import Choice, ConfigError
 from lafp.envs import ENVS
 from lafp.envs.base import VectorEnv
 from lafp.evaluate.config import EvaluateConfig
-from lafp.evaluate.rows.results import DEMONSTRATOR, Subject
+from lafp.evaluate.rows.results import DEMONSTRATOR, RANDOM, Subject
 from lafp.evaluate.rows.subjects import demonstrator_subject, lam_subject, method_subject
 from lafp.finished.load import LAM_HEAD
 from lafp.runs.run_dir import RunDir
@@ -47,14 +49,17 @@ def build_environment(cfg: Choice, num_episodes: int) -> VectorEnv:
 
 
 def subjects(cfg: EvaluateConfig, run: RunDir, env: VectorEnv) -> dict[str, Subject]:
-    """Describes the demonstrators and every method, by label.
+    """Describes the demonstrators, random actions where returns count, and every method, by label.
 
     Raises:
         ConfigError: A model is missing, or the environment's frames differ in size or rate from
             those that a policy was trained on.
     """
     lam = latent_action_model(cfg, run)
-    found = {DEMONSTRATOR: demonstrator_subject(env, cfg.study, cfg.variant)}
+    demonstrator = demonstrator_subject(env, cfg.study, cfg.variant)
+    found = {DEMONSTRATOR: demonstrator}
+    if env.has_return:
+        found[RANDOM] = replace(demonstrator, label=RANDOM, method=RANDOM)
     for method in cfg.methods:
         found[method.label] = method_subject(run.uri, method, lam, env)
     return found

@@ -25,7 +25,7 @@ from lafp.evaluate.rows.outcomes import (
     write_episodes,
     write_outcomes,
 )
-from lafp.evaluate.rows.results import DEMONSTRATOR, Result, Subject
+from lafp.evaluate.rows.results import DEMONSTRATOR, RANDOM, Result, Subject
 from lafp.evaluate.rows.subjects import supervised_clips
 from lafp.finished.saved_model import read_card
 from lafp.runs.run_dir import RunDir, StageDir
@@ -65,7 +65,7 @@ def probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result
 
 
 def method_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result]:
-    """Measures the demonstrators and every method: rollouts, latents, action error, latency."""
+    """Measures the references and every method: rollouts, latents, action error, latency."""
     env = measured.environment(cfg)
     subjects = measured.subjects(cfg, run, env)
     _roll_out(cfg, run, stage, subjects, env)
@@ -76,7 +76,11 @@ def method_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Resul
     rows = []
     for label, subject in subjects.items():
         rows += result_rows.rollout_rows(
-            subject, episodes[label], episodes[DEMONSTRATOR], env.mode_sizes
+            subject,
+            episodes[label],
+            episodes[DEMONSTRATOR],
+            episodes.get(RANDOM, []),
+            env.mode_sizes,
         )
     kind = dict[str, dict[str, Any]]
     on_clips = [
@@ -97,7 +101,8 @@ def _roll_out(
     env: VectorEnv,
 ) -> None:
     """Runs the episodes of every label that has none yet."""
-    methods: dict[str, MethodConfig | None] = {DEMONSTRATOR: None}
+    methods: dict[str, MethodConfig | measurements.Reference]
+    methods = {DEMONSTRATOR: DEMONSTRATOR, RANDOM: RANDOM}
     methods |= {method.label: method for method in cfg.methods}
     missing = [label for label in subjects if not is_measured(stage.uri, label)]
     starts = range(0, cfg.num_episodes, cfg.episodes_per_task)

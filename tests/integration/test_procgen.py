@@ -30,3 +30,4 @@ def test_games_become_a_policy_with_discrete_actions(tmp_path):
     for label in ("latent_bc", "lafp_fresh"):
         assert {"success", "action_accuracy", "latency_b1_ms"} <= metrics[label], metrics[label]
     assert {"probe_r2"} <= metrics["lam"]
+    assert {"success", "return", "length"} <= metrics["random"]

@@ -14,6 +14,8 @@ from lafp.config import ConfigError
 from lafp.data.shards.sets import shards_sha256
 from lafp.envs.slalom import Slalom, SlalomConfig
 from lafp.evaluate.config import EvaluateConfig, LatencyConfig, MethodConfig
+from lafp.evaluate.rows.grouped import read_run
+from lafp.evaluate.rows.results import read_results
 from lafp.models.action_decoder import ActionDecoderConfig
 from lafp.models.encoders import SmallCnnConfig
 from lafp.objectives.lapo import LapoConfig
@@ -121,7 +123,7 @@ def test_the_table_holds_every_method_and_metric(evaluated):
     assert success.value["demonstrator"] == 1
     assert success.low.le(success.value).all() and success.value.le(success.high).all()
     of_flow = set(table[table.label == "flow"].metric)
-    assert of_flow >= {"return_normalized", "length", "side_entropy", "mode_coverage"}
+    assert of_flow >= {"return", "length", "side_entropy", "mode_coverage"}
     assert of_flow >= {"action_mse", "action_r2", "latency_b1_ms", "latency_b4_ratio"}
     num_transitions = table[(table.label == "bc") & (table.metric == "action_mse")].n.item()
     assert 4 * 5 <= num_transitions <= 4 * 8
@@ -220,6 +222,31 @@ def test_a_second_evaluation_repeats_nothing_that_is_there(run, evaluated):
 
 def mtime(stage, name):
     return Path(stage.path(name)).stat().st_mtime_ns
+
+
+def test_where_returns_count_random_actions_are_the_zero_of_a_normalized_return(
+    run, cluster, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Slalom, "has_return", True)
+    mine = RunDir(str(shutil.copytree(run.uri, tmp_path / "run")))
+    shutil.rmtree(mine.stage("evaluation").uri, ignore_errors=True)
+    execute(JOB, replace(CFG, methods=CFG.methods[:1]), mine)
+    folder = mine.stage("evaluation")
+    rows = {(row.label, row.metric): row for row in read_results(folder.path("results.parquet"))}
+    assert (rows["random", "success"].method, rows["random", "success"].task) == (
+        "random",
+        "slalom",
+    )
+    values = {label: rows[label, "return"].value for label in ("random", "bc", "demonstrator")}
+    assert values["random"] < values["demonstrator"] == 1
+    for label, value in values.items():
+        expected = (value - values["random"]) / (1 - values["random"])
+        assert rows[label, "return_above_random"].value == pytest.approx(expected)
+    episodes = pq.read_table(folder.path("episodes.parquet")).to_pandas()
+    seeds = episodes.groupby("label").episode_seed.apply(tuple)
+    assert set(seeds.index) == {"random", "bc", "demonstrator"} and seeds.nunique() == 1
+    assert not read_run(mine).of_variant(None, "success").keys() ^ set(seeds.index)
+    assert "random" not in {g.subject.label for g in read_run(mine).of_metric("success")}
 
 
 def test_the_plan_names_everything_and_writes_nothing(run):

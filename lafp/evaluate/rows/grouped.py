@@ -14,7 +14,14 @@ import numpy as np
 
 from lafp import storage
 from lafp.evaluate.rows.outcomes import read_episode_outcomes
-from lafp.evaluate.rows.results import DEMONSTRATOR, Key, Result, outcome_metric, read_results
+from lafp.evaluate.rows.results import (
+    DEMONSTRATOR,
+    RANDOM,
+    Key,
+    Result,
+    outcome_metric,
+    read_results,
+)
 from lafp.evaluate.rows.statistics import Interval, interval_of_mean
 from lafp.runs.run_dir import RunDir
 from lafp.runs.wording import label_words
@@ -144,12 +151,20 @@ class Results:
         return label_words(*(round(np.median(numbers)) for numbers in zip(*found, strict=True)))
 
     def of_metric(self, metric: str) -> list[Group]:
-        """Groups of one metric, in the order in which the runs list them.
+        """Groups of one metric, in the order in which the runs list them, without random actions.
 
         The interval of the outcome is over seeds and episodes, that of other metrics over seeds; of
         a single seed, it is the one in its row. Seeds without a value (the mode coverage of a
         policy that passes no fork) and disturbed timings are left out.
         """
+        return [g for g in self._of_metric(metric) if g.subject.method != RANDOM]
+
+    def of_variant(self, variant: str | None, metric: str) -> dict[str, Group]:
+        """Returns the groups of one metric in one variant, by label, with random actions."""
+        groups = self._of_metric(metric)
+        return {g.subject.label: g for g in groups if g.subject.variant == variant}
+
+    def _of_metric(self, metric: str) -> list[Group]:
         if metric not in self._groups:
             by_key: defaultdict[Key, list[Result]] = defaultdict(list)
             for row in self._undisturbed:
@@ -157,11 +172,6 @@ class Results:
                     by_key[row.key].append(row)
             self._groups[metric] = [self._group(metric, rows) for rows in by_key.values()]
         return self._groups[metric]
-
-    def of_variant(self, variant: str | None, metric: str) -> dict[str, Group]:
-        """Returns the groups of one metric in one variant, by label."""
-        groups = self.of_metric(metric)
-        return {g.subject.label: g for g in groups if g.subject.variant == variant}
 
     def curves(self, metric: str) -> dict[tuple[str | None, str], dict[float, Group]]:
         """Maps variant and label to share of the labels to group.
@@ -193,7 +203,9 @@ class Results:
             (uri, row)
             for uri, rows in self.by_run.items()
             for row in rows
-            if row.metric == metric and row.method != DEMONSTRATOR and np.isfinite(row.value)
+            if row.metric == metric
+            and row.method not in (DEMONSTRATOR, RANDOM)
+            and np.isfinite(row.value)
         )
         return max(candidates, key=lambda item: sign * item[1].value, default=None)
 

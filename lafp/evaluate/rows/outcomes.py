@@ -14,15 +14,18 @@ Below ``rollouts/`` of the stage, per label:
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from lafp import storage
 from lafp.evaluate.acting.rollouts import Recording, RolloutResult
-from lafp.evaluate.rows.results import DEMONSTRATOR, Subject
+from lafp.evaluate.rows.results import DEMONSTRATOR, RANDOM, Subject
+from lafp.evaluate.rows.statistics import interval_of_mean
 from lafp.storage.tables import read_records, read_table, write_rows
 from lafp.video import EncodeConfig, encode_clip
 
+T = TypeVar("T", float, np.ndarray)
 MIN_TILE_PX, BORDER_PX, NUM_COLUMNS = 96, 3, 4
 GREEN, RED, NEUTRAL = (46, 160, 67), (207, 34, 46), (110, 119, 129)
 
@@ -89,26 +92,60 @@ def write_episodes(uri: str, episodes: Sequence[Episode]) -> None:
 def read_episode_outcomes(uri: str) -> dict[str, np.ndarray]:
     """Reads each label's outcomes from a table, float [N]; all labels have the same episodes.
 
-    Success, 0 or 1; where the task knows none, the return over the demonstrators' mean return, or
-    the return alone where theirs is not positive.
+    Success, 0 or 1; where the task knows none, the return above that of random actions, over the
+    demonstrators' above it; without a ``ReturnScale``, the return.
     """
     columns = ["label", "episode", "success", "episode_return"]
     table = read_table(uri, columns).to_pandas().sort_values("episode")
     if table["success"].notna().all():
         table["outcome"] = table["success"].astype(float)
     else:
-        of_demonstrators = table.loc[table["label"] == DEMONSTRATOR, "episode_return"]
-        mean = mean_return(of_demonstrators.to_numpy(float))
-        table["outcome"] = table["episode_return"] / (mean if mean > 0 else 1.0)
+        returns = {
+            label: of["episode_return"].to_numpy(float) for label, of in table.groupby("label")
+        }
+        nothing = np.zeros(0)
+        scale = return_scale(returns.get(RANDOM, nothing), returns.get(DEMONSTRATOR, nothing))
+        table["outcome"] = table["episode_return"].astype(float)
+        if scale is not None:
+            table["outcome"] = scale.normalized(table["outcome"].to_numpy())
     by_label = table.groupby("label")["outcome"]
     return {str(label): of_label.to_numpy(float) for label, of_label in by_label}
 
 
-def mean_return(returns: Sequence[float] | np.ndarray) -> float:
-    """Averages the returns that are finite; NaN without any. A reward may be NaN or infinite."""
-    finite = np.asarray(returns, float)
-    finite = finite[np.isfinite(finite)]
-    return float(finite.mean()) if len(finite) else float("nan")
+@dataclass(frozen=True, kw_only=True)
+class ReturnScale:
+    """The scale of normalized returns: 0 is the return of random actions, 1 the demonstrators'."""
+
+    random: float
+    demonstrators: float
+
+    def normalized(self, value: T) -> T:
+        """Computes (R - R_random) / (R_demonstrators - R_random)."""
+        return (value - self.random) / (self.demonstrators - self.random)
+
+
+def return_scale(
+    random: Sequence[float] | np.ndarray, demonstrators: Sequence[float] | np.ndarray
+) -> ReturnScale | None:
+    """Makes the scale from returns in the same episodes.
+
+    Args:
+        random: Return of random actions in each episode, float [N]; empty if there are none.
+        demonstrators: Those of the demonstrators, float [N].
+
+    Returns:
+        None unless the 95 % interval of the difference is above 0: of a scale with ends that are
+        hardly apart, the normalized returns would be noise. Episodes with a return that is not
+        finite do not count.
+    """
+    if len(random) != len(demonstrators):
+        return None
+    pairs_N2 = np.stack([np.asarray(random, float), np.asarray(demonstrators, float)], axis=1)
+    pairs_N2 = pairs_N2[np.isfinite(pairs_N2).all(axis=1)]
+    if not len(pairs_N2) or interval_of_mean([pairs_N2[:, 1] - pairs_N2[:, 0]]).low <= 0:
+        return None
+    low, high = pairs_N2.mean(axis=0)
+    return ReturnScale(random=float(low), demonstrators=float(high))
 
 
 def tile(recordings: Sequence[Recording], success: Sequence[bool | None]) -> np.ndarray:

@@ -10,8 +10,8 @@ import numpy as np
 from lafp.evaluate.acting.latency import Latency
 from lafp.evaluate.acting.modes import mode_coverage
 from lafp.evaluate.probes.thorough_probe import MeasuredRow
-from lafp.evaluate.rows.outcomes import Episode, mean_return
-from lafp.evaluate.rows.results import SUCCESS_ON, Result, Subject
+from lafp.evaluate.rows.outcomes import Episode, return_scale
+from lafp.evaluate.rows.results import RETURN_ABOVE_RANDOM, SUCCESS_ON, Result, Subject
 from lafp.evaluate.rows.statistics import Interval, interval_of_mean
 
 PROBE_CONTROLS = {"obs_embedding": "embedding", "random_lam": "random_lam"}
@@ -22,6 +22,7 @@ def rollout_rows(
     subject: Subject,
     episodes: Sequence[Episode],
     demonstrations: Sequence[Episode],
+    random: Sequence[Episode],
     mode_sizes: Sequence[int],
 ) -> list[Result]:
     """Makes the rows for one method's success (if the task knows it), return, length and modes.
@@ -30,6 +31,7 @@ def rollout_rows(
         subject: The method.
         episodes: Its episodes.
         demonstrations: The demonstrator's episodes with the same seeds.
+        random: Those of random actions; empty where the return is no measure.
         mode_sizes: Number of ways at each fork of the task; empty for a task without forks.
     """
     names = {"success": "success", "return": "episode_return", "length": "length"}
@@ -44,19 +46,13 @@ def rollout_rows(
         finite |= _successes_per_task(episodes)
     interval = {metric: interval_of_mean([values]) for metric, values in finite.items() if values}
     rows = [_with_interval(subject, metric, value) for metric, value in interval.items()]
-    expert_return = mean_return([episode.episode_return for episode in demonstrations])
-    if "return" in interval and expert_return > 0:
+    scale = return_scale(_returns(random), _returns(demonstrations))
+    if "return" in interval and scale is not None:
         value = interval["return"]
-        low, high = value.low / expert_return, value.high / expert_return
+        # The scale counts as known: the interval is that of the method's own episodes.
+        mean, low, high = map(scale.normalized, (value.mean, value.low, value.high))
         rows.append(
-            Result.of(
-                subject,
-                "return_normalized",
-                value.mean / expert_return,
-                value.num_values,
-                low=low,
-                high=high,
-            )
+            Result.of(subject, RETURN_ABOVE_RANDOM, mean, value.num_values, low=low, high=high)
         )
     if mode_sizes:
         coverage = mode_coverage(_modes(episodes), _modes(demonstrations), mode_sizes)
@@ -144,6 +140,10 @@ def thorough_probe_rows(lam: Subject, measured: Sequence[MeasuredRow]) -> list[R
 
 def _with_interval(subject: Subject, metric: str, value: Interval) -> Result:
     return Result.of(subject, metric, value.mean, value.num_values, low=value.low, high=value.high)
+
+
+def _returns(episodes: Sequence[Episode]) -> list[float]:
+    return [episode.episode_return for episode in episodes]
 
 
 def _modes(episodes: Sequence[Episode]) -> np.ndarray:

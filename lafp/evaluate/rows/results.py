@@ -6,7 +6,9 @@ Metrics and the methods that have them:
 ``success``                 share of episodes, where the task knows success; ``low`` and ``high``
                             are its 95 % interval
 ``return``                  mean sum of rewards, with interval
-``return_normalized``       ``return`` over the demonstrators'
+``return_above_random``     return above that of random actions, over the demonstrators' above it,
+                            with interval, where the environment has a return of its own; older
+                            tables hold ``return_normalized``, over the demonstrators' alone
 ``success_on_<task>``       the same for the episodes of one task, where an environment has several
 ``length``                  mean steps of an episode
 ``side_entropy``            mean over forks of the entropy of the way taken, over the demonstrators'
@@ -55,11 +57,14 @@ Metrics and the methods that have them:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from lafp.evaluate.rows.statistics import Interval
 from lafp.storage.tables import read_records, write_rows
 
-DEMONSTRATOR = "demonstrator"
+DEMONSTRATOR: Final = "demonstrator"
+RANDOM: Final = "random"
+"""Actions that are drawn uniformly."""
 BEHAVIOR_CLONING = "behavior_cloning"
 """Cloning of true actions, on the labels alone."""
 
@@ -77,7 +82,7 @@ class Subject:
     """Unique within a run; names the method in charts."""
     method: str
     """``latent_bc``, ``latent_bc_idm_decoder``, ``latent_flow``, ``behavior_cloning``,
-    ``demonstrator``, or a probe's."""
+    ``demonstrator``, ``random``, or a probe's."""
     study: str | None = None
     variant: str | None = None
     """The setting of this run that the study varied, its seed aside."""
@@ -167,9 +172,10 @@ class Result(Subject):
         return cls(**vars(subject), metric=metric, value=value, n=n, low=low, high=high)
 
 
-OUTCOMES = ("success", "return_normalized", "return")
-"""Metrics that say how well a policy does: success; where a task knows none, its return over the
-demonstrators'; where theirs is not positive, its return."""
+RETURN_ABOVE_RANDOM = "return_above_random"
+OUTCOMES = ("success", RETURN_ABOVE_RANDOM, "return")
+"""Metrics that say how well a policy does: success; where a task knows none, its return between
+that of random actions and the demonstrators'; where these do not differ, its return."""
 
 
 def outcome_metric(rows: Iterable[Result]) -> str:
@@ -179,9 +185,8 @@ def outcome_metric(rows: Iterable[Result]) -> str:
 
 
 def without_repeats(metrics: Sequence[str]) -> list[str]:
-    """Leaves out the returns of a task that knows success, as success says the same."""
-    repeats = ("return", "return_normalized") if "success" in metrics else ()
-    return [metric for metric in metrics if metric not in repeats]
+    """Leaves out the plain return of a task that knows success."""
+    return [metric for metric in metrics if metric != "return" or "success" not in metrics]
 
 
 def write_results(uri: str, rows: Sequence[Result]) -> None:

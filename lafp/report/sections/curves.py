@@ -11,7 +11,7 @@ from lafp.report.methods import actions_of, named, noise_of
 from lafp.report.metrics import METRICS, OUTCOMES
 from lafp.runs.wording import counted
 
-_OF_LABELS = ("success", "return_normalized", "return", "mode_coverage", "action_mse", "probe_r2")
+_OF_LABELS = (*ANY_OUTCOME, "mode_coverage", "action_mse", "probe_r2")
 _OF_METHODS = {
     "anchor_time": ("τₐ", "where the solver starts when the action decoder is trained (τₐ)"),
     "solver_steps": ("solver steps", "the number of solver steps"),

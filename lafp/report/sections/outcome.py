@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lafp.evaluate.rows.grouped import Group, Results
-from lafp.evaluate.rows.results import DEMONSTRATOR
+from lafp.evaluate.rows.results import DEMONSTRATOR, RANDOM, RETURN_ABOVE_RANDOM
 from lafp.report import charts
 from lafp.report.blocks import Block, Note, Section, Table, Text, chart, percent
 from lafp.report.method_table import method_table
@@ -13,7 +13,7 @@ from lafp.runs.wording import counted
 
 _COLUMNS = (
     "success",
-    "return_normalized",
+    RETURN_ABOVE_RANDOM,
     "return",
     "length",
     "mode_coverage",
@@ -125,11 +125,12 @@ def on_widthless(groups: Sequence[Group]) -> str:
 
 
 def _table(results: Results, variant: str | None, groups: Sequence[Group]) -> Table:
-    expert = results.of_variant(variant, results.outcome).get(DEMONSTRATOR)
+    found = results.of_variant(variant, results.outcome)
+    references = [found[name] for name in (DEMONSTRATOR, RANDOM) if name in found]
     num, num_seeds = groups[0].subject.n, max(len(group.per_seed) for group in groups)
     over = f"episodes ({num:,})"
     if num_seeds > 1:
         over = f"{num_seeds} training seeds and their episodes ({num:,} each)"
-    shown = [*([expert] if expert else []), *groups]
+    shown = [*references, *groups]
     caption = f"Intervals: 95 %, over {over}."
     return method_table(results, variant, shown, _COLUMNS, caption=caption)

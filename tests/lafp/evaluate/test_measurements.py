@@ -5,6 +5,7 @@ import pytest
 
 from lafp.envs.slalom import SlalomConfig
 from lafp.evaluate import measurements
+from lafp.evaluate.rows.results import DEMONSTRATOR, RANDOM
 
 
 @pytest.fixture
@@ -17,20 +18,20 @@ def calls(monkeypatch):
         return rollout(*args, **kwargs)
 
     monkeypatch.setattr(measurements, "rollout", noted)
-    measurements._remembered_demonstrations.cache_clear()
+    measurements._remembered_reference.cache_clear()
     return found
 
 
-def demonstrated(run="run", env=None, seeds=(3, 4), num_recorded=0, seed=0):
+def demonstrated(run="run", env=None, name=DEMONSTRATOR, seeds=(3, 4), num_recorded=0, seed=0):
     return measurements.measure_rollouts(
-        run, env or SlalomConfig(), None, np.array(seeds), num_recorded, seed
+        run, env or SlalomConfig(), name, np.array(seeds), num_recorded, seed
     )
 
 
 def test_the_demonstrators_episodes_are_run_once_for_all_runs(calls):
     first, second = demonstrated(run="one"), demonstrated(run="other")
     assert len(calls) == 1
-    measurements._remembered_demonstrations.cache_clear()
+    measurements._remembered_reference.cache_clear()
     anew = demonstrated()
     for result in (first, second):
         np.testing.assert_array_equal(result.path, anew.path)
@@ -44,6 +45,7 @@ def test_the_demonstrators_episodes_are_run_once_for_all_runs(calls):
         {"seeds": (3, 5)},
         {"seed": 1},
         {"num_recorded": 2},
+        {"name": RANDOM},
     ],
     ids=lambda other: next(iter(other)),
 )

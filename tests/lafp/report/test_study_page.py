@@ -29,7 +29,7 @@ SUBJECTS = {
 
 
 def test_a_task_without_success_is_compared_by_its_return_and_the_probe_stands_beside_it(tmp_path):
-    found = {"lafp": (0.6, "return_normalized"), "lam": (0.25, "probe_r2"),
+    found = {"lafp": (0.6, "return_above_random"), "lam": (0.25, "probe_r2"),
              "embedding": (0.125, "probe_r2")}  # fmt: skip
     subject = replace(SUBJECTS["lafp"], variant=None)
     rows = [
@@ -39,7 +39,7 @@ def test_a_task_without_success_is_compared_by_its_return_and_the_probe_stands_b
     rows[1] = replace(rows[1], low=0.2, high=0.3)
     write_study(str(tmp_path), "toy", one_run("/r", rows, {"lafp": np.full(10, 0.6)}))
     text = (tmp_path / "table.md").read_text()
-    assert text.count("reaches 60 % [60, 60] of the demonstrators' return") == 1
+    assert text.count("reaches 60 % [60, 60] of the way from the return of random actions") == 1
     assert "| Latent action z | 0.25 [0.20, 0.30] |" in text
     assert "| Control: the observation's embedding | 0.12 |" in text, "one value has no interval"
 
@@ -51,7 +51,7 @@ def test_variants_with_one_method_each_stand_in_one_table_and_one_chart(tmp_path
         lam = replace(bc, label="lam", method="lam")
         for seed in (0, 1):
             rows = [
-                Result.of(bc, "return_normalized", value, 10),
+                Result.of(bc, "return_above_random", value, 10),
                 Result.of(lam, "probe_r2", r2, 10),
             ]
             uri, outcomes = f"/s/runs/{variant}-seed_{seed}", {"bc": np.full(10, value)}
@@ -108,13 +108,36 @@ def test_where_the_outcome_is_a_return_the_page_never_speaks_of_success(tmp_path
     rows = [
         Result.of(subject, metric, 0.6, 10)
         for subject in subjects
-        for metric in ("return", "return_normalized")
+        for metric in ("return", "return_above_random")
     ]
     outcomes = {row.label: np.full(10, row.value) for row in rows}
     write_study(str(tmp_path), "cheetah", one_run("/r", rows, outcomes))
     page = unescape((tmp_path / "report.html").read_text())
     assert "Return over where the solver starts when the action decoder is trained (τₐ)" in page
     assert "success" not in page.lower()
+
+
+def test_a_return_of_its_own_stands_beside_success_and_random_actions_below_demonstrators(tmp_path):
+    random = Subject(label="random", method="random")
+    methods = {
+        "demonstrator": (Subject(label="demonstrator", method="demonstrator"), 1.0, 1.0),
+        "random": (random, 0.1, 0.0),
+        "lafp": (replace(SUBJECTS["lafp"], variant=None), 0.4, 0.7),
+        "latent_bc": (replace(SUBJECTS["latent_bc"], variant=None), 0.3, 0.55),
+    }
+    rows = [
+        Result.of(subject, metric, value, 10, low=value - 0.05, high=value + 0.05)
+        for subject, *values in methods.values()
+        for metric, value in zip(("success", "return_above_random"), values, strict=True)
+    ]
+    outcomes = {label: np.full(10, success) for label, (_, success, _) in methods.items()}
+    write_study(str(tmp_path), "miner", one_run("/r", rows, outcomes))
+    text = (tmp_path / "table.md").read_text()
+    assert "| Success | Return above random, % of demonstrators' |" in text
+    assert "| 40 % [35, 45] | 70 % [65, 75] |" in text
+    names = [line.split(" |")[0] for line in text.splitlines() if line.startswith("| ")]
+    start = names.index("| Demonstrators")
+    assert names[start + 1] == "| Random actions" and names.count("| Random actions") == 1
 
 
 def test_where_demonstrators_earn_nothing_returns_are_compared_as_they_are(tmp_path):

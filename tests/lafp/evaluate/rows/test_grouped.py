@@ -55,11 +55,11 @@ def test_two_methods_are_compared_on_the_same_episodes(study):
 def test_outcomes_that_are_not_finite_are_left_out(value):
     """They ended the report with a ValueError."""
     subjects = [replace(FLOW, label=label) for label in ("ours", "theirs")]
-    rows = [Result.of(subject, "return_normalized", 0.5, 3) for subject in subjects]
+    rows = [Result.of(subject, "return_above_random", 0.5, 3) for subject in subjects]
     outcomes = {"ours": np.array([1.0, value, 0.5]), "theirs": np.array([0.5, value, value])}
     nothing = {label: np.full(3, value) for label in outcomes}
     study = merged([one_run("/0", rows, outcomes, seed=0), one_run("/1", rows, nothing, seed=1)])
-    groups = study.of_variant("clean", "return_normalized")
+    groups = study.of_variant("clean", "return_above_random")
     assert (groups["ours"].interval.mean, groups["ours"].interval.num_values) == (0.75, 2)
     gain = study.gain(groups["ours"], groups["theirs"])
     assert (gain.mean, gain.num_values) == (0.5, 1)
@@ -67,7 +67,7 @@ def test_outcomes_that_are_not_finite_are_left_out(value):
 
 def test_a_seed_whose_demonstrators_earn_nothing_does_not_count_in_shares_of_theirs():
     subject = replace(FLOW, variant=None)
-    good = Result.of(subject, "return_normalized", 0.5, 10)
+    good = Result.of(subject, "return_above_random", 0.5, 10)
     bad = Result.of(subject, "return", 7.0, 10)
     results = merged(
         [
@@ -75,9 +75,9 @@ def test_a_seed_whose_demonstrators_earn_nothing_does_not_count_in_shares_of_the
             one_run("/s/runs/seed_1", [bad], {"lafp": np.full(10, 7.0)}, seed=1),
         ]
     )
-    (group,) = results.of_metric("return_normalized")
+    (group,) = results.of_metric("return_above_random")
     assert group.value == 0.5 and group.per_seed == (0.5,)
-    assert results.outcome == "return_normalized" and results.seeds == [0, 1]
+    assert results.outcome == "return_above_random" and results.seeds == [0, 1]
 
 
 def timed(seed: int, ratio: float, disturbance: float | None) -> Results:

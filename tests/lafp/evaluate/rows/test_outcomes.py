@@ -44,19 +44,38 @@ def test_every_episode_is_stored_with_what_it_was_about(tmp_path, parts):
     )
 
 
-@pytest.mark.parametrize(("of_demonstrators", "expected"), [(4.0, 0.5), (0.0, 2.0), (-4.0, 2.0)])
-def test_a_return_is_over_the_demonstrators_where_theirs_is_positive(
-    tmp_path, parts, of_demonstrators, expected
+@pytest.mark.parametrize(
+    ("of_random", "of_demonstrators", "expected"),
+    [(0.0, 4.0, 0.5), (1.0, 5.0, 0.25), (-6.0, -2.0, 2.0), (4.0, 4.0, 2.0), (5.0, 1.0, 2.0)],
+)
+def test_a_return_is_between_random_actions_and_demonstrators_where_these_do_better(
+    tmp_path, parts, of_random, of_demonstrators, expected
 ):
     write_outcomes(str(tmp_path), SUBJECT, parts, fps=10)
     episodes = [
         replace(e, success=None, label=label, method=label, episode_return=episode_return)
-        for label, episode_return in (("demonstrator", of_demonstrators), ("latent_bc", 2.0))
+        for label, episode_return in (
+            ("demonstrator", of_demonstrators),
+            ("random", of_random),
+            ("latent_bc", 2.0),
+        )
         for e in read_outcomes(str(tmp_path), "demonstrator")
     ]
     write_episodes(str(tmp_path / "episodes.parquet"), episodes)
     found = read_episode_outcomes(str(tmp_path / "episodes.parquet"))["latent_bc"]
-    np.testing.assert_array_equal(found, np.full(12, expected))
+    np.testing.assert_allclose(found, np.full(12, expected))
+
+
+def test_an_evaluation_without_random_actions_has_its_plain_returns(tmp_path, parts):
+    """As those have that were made before there was a random policy."""
+    write_outcomes(str(tmp_path), SUBJECT, parts, fps=10)
+    episodes = [
+        replace(e, success=None, episode_return=4.0)
+        for e in read_outcomes(str(tmp_path), "demonstrator")
+    ]
+    write_episodes(str(tmp_path / "episodes.parquet"), episodes)
+    found = read_episode_outcomes(str(tmp_path / "episodes.parquet"))["demonstrator"]
+    np.testing.assert_array_equal(found, np.full(12, 4.0))
 
 
 def test_a_demonstration_without_a_finite_return_is_not_in_their_mean(tmp_path, parts):
@@ -66,8 +85,11 @@ def test_a_demonstration_without_a_finite_return_is_not_in_their_mean(tmp_path, 
         replace(first, success=None, episode_return=np.inf),
         *(replace(e, success=None, episode_return=4.0) for e in others),
     ]
-    ours = [replace(e, label="ours", method="ours", episode_return=2.0) for e in demonstrations]
-    write_episodes(str(tmp_path / "episodes.parquet"), [*demonstrations, *ours])
+    ours, random = (
+        [replace(e, label=label, method=label, episode_return=value) for e in demonstrations]
+        for label, value in (("ours", 2.0), ("random", 0.0))
+    )
+    write_episodes(str(tmp_path / "episodes.parquet"), [*demonstrations, *random, *ours])
     found = read_episode_outcomes(str(tmp_path / "episodes.parquet"))
     np.testing.assert_array_equal(found["ours"], np.full(12, 0.5))
 

@@ -6,7 +6,7 @@ import pytest
 from lafp.evaluate.acting.latency import Latency
 from lafp.evaluate.rows.outcomes import Episode, read_episode_outcomes, write_episodes
 from lafp.evaluate.rows.result_rows import action_error_rows, latency_rows, probe_rows, rollout_rows
-from lafp.evaluate.rows.results import DEMONSTRATOR, Subject, outcome_metric
+from lafp.evaluate.rows.results import DEMONSTRATOR, RANDOM, Subject, outcome_metric
 
 SUBJECT = Subject(label="flow", method="latent_flow", anchor_low=0.5, anchor_high=0.5)
 LAM = Subject(label="lam", method="lam", objective="lapo", seed=3)
@@ -25,23 +25,62 @@ def episodes(success, modes):
 FOUR_WAYS = [(a, b) for a in (0, 1) for b in (0, 1)] * 25
 
 
-def test_rollouts_become_means_with_intervals_and_shares_of_the_demonstrators():
+def returns(values, label="flow"):
+    """Episodes of a task that knows no success."""
+    return [
+        replace(episode, success=None, episode_return=float(value), label=label)
+        for value, episode in zip(
+            values, episodes([1] * len(values), [()] * len(values)), strict=True
+        )
+    ]
+
+
+def test_rollouts_become_means_with_intervals_and_modes():
     success = [True] * 75 + [False] * 25
     rows = rollout_rows(
         SUBJECT,
         episodes(success, [(0, 0), (1, 1)] * 50),
         episodes([True] * 100, FOUR_WAYS),
+        [],
         (2, 2),
     )
     found = {row.metric: row for row in rows}
     assert found["success"].value == 0.75 and found["success"].n == 100
     assert 0.65 < found["success"].low < 0.75 < found["success"].high < 0.85
     assert found["return"].value == 1.5
-    assert found["return_normalized"].value == 0.75
-    assert found["return_normalized"].low == pytest.approx(found["success"].low)
+    assert "return_above_random" not in found, "nobody acted at random"
     assert found["side_entropy"].value == 1.0
     assert found["mode_coverage"].value == 0.5
     assert all((row.label, row.anchor_time) == ("flow", 0.5) for row in rows)
+
+
+def test_a_normalized_return_is_0_for_random_actions_and_1_for_the_demonstrators():
+    """(R - random) / (demonstrators - random), also where returns are negative."""
+    random, best = returns([-20, -18, -22, -20]), returns([-10, -12, -8, -10])
+    of = {
+        name: {row.metric: row for row in rollout_rows(SUBJECT, some, best, random, ())}
+        for name, some in (
+            ("random", random),
+            ("best", best),
+            ("ours", returns([-17, -15, -19, -9])),
+        )
+    }
+    values = {name: found["return_above_random"].value for name, found in of.items()}
+    assert values == pytest.approx({"random": 0.0, "best": 1.0, "ours": 0.5})
+    ours = of["ours"]
+    for end in ("low", "high"):
+        expected = (getattr(ours["return"], end) + 20) / 10
+        assert getattr(ours["return_above_random"], end) == pytest.approx(expected)
+    assert ours["return_above_random"].low < 0.5 < ours["return_above_random"].high
+
+
+def test_demonstrators_that_do_no_better_than_random_actions_give_no_scale(tmp_path):
+    random, best = returns([0, 3, 1, 2, 0, 3]), returns([1, 2, 3, 0, 0, 3.1], DEMONSTRATOR)
+    rows = rollout_rows(SUBJECT, random, best, random, ())
+    assert outcome_metric(rows) == "return"
+    uri = str(tmp_path / "episodes.parquet")
+    write_episodes(uri, [*best, *(replace(e, label=RANDOM) for e in random)])
+    np.testing.assert_allclose(read_episode_outcomes(uri)[RANDOM], [0, 3, 1, 2, 0, 3])
 
 
 def test_success_is_told_for_each_of_several_tasks():
@@ -49,33 +88,31 @@ def test_success_is_told_for_each_of_several_tasks():
         replace(episode, episode_task="reach" if episode.episode % 4 else "push")
         for episode in episodes([True, True, True, False] * 25, [()] * 100)
     ]
-    found = {row.metric: row for row in rollout_rows(SUBJECT, some, some, ())}
+    found = {row.metric: row for row in rollout_rows(SUBJECT, some, some, [], ())}
     assert found["success"].value == 0.75
     reach, push = found["success_on_reach"], found["success_on_push"]
     assert (reach.value, reach.n, push.value, push.n) == (pytest.approx(2 / 3), 75, 1.0, 25)
     assert 0.5 < reach.low < 2 / 3 < reach.high < 0.8
     unknown = [replace(episode, success=None) for episode in some]
-    assert not any("_on_" in row.metric for row in rollout_rows(SUBJECT, unknown, unknown, ()))
+    assert not any("_on_" in row.metric for row in rollout_rows(SUBJECT, unknown, unknown, [], ()))
 
 
 def test_a_task_without_success_is_measured_by_its_return():
-    some = [replace(episode, success=None) for episode in episodes([1, 0, 1, 1], [()] * 4)]
-    best = [replace(episode, episode_return=2.0) for episode in some]
-    rows = rollout_rows(SUBJECT, some, best, ())
-    assert {row.metric for row in rows} == {"return", "return_normalized", "length"}
-    assert outcome_metric(rows) == "return_normalized"
+    rows = rollout_rows(SUBJECT, returns([2, 0, 2, 2]), returns([2] * 4), returns([0] * 4), ())
+    assert {row.metric for row in rows} == {"return", "return_above_random", "length"}
+    assert outcome_metric(rows) == "return_above_random"
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_one_demonstration_without_a_finite_return_costs_only_itself(tmp_path, value):
-    some = [replace(episode, success=None) for episode in episodes([1, 1, 0, 1], [()] * 4)]
-    best = [replace(e, episode_return=4.0, label=DEMONSTRATOR) for e in some]
-    best[2] = replace(best[2], episode_return=value)
-    found = {row.metric: row.value for row in rollout_rows(SUBJECT, some, best, ())}
-    assert found["return_normalized"] == pytest.approx(1.5 / 4)
+    some, random = returns([2, 2, 0, 2]), returns([1, 0, 7, 2], RANDOM)
+    best = returns([5, 4, value, 6], DEMONSTRATOR)
+    found = {row.metric: row.value for row in rollout_rows(SUBJECT, some, best, random, ())}
+    assert found["return_above_random"] == pytest.approx((1.5 - 1) / (5 - 1))
     uri = str(tmp_path / "episodes.parquet")
-    write_episodes(uri, [*some, *best])
-    assert read_episode_outcomes(uri)["flow"].mean() == pytest.approx(found["return_normalized"])
+    write_episodes(uri, [*some, *best, *random])
+    mean = read_episode_outcomes(uri)["flow"].mean()
+    assert mean == pytest.approx(found["return_above_random"])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -83,11 +120,11 @@ def test_a_return_that_is_not_finite_costs_only_its_own_episode(value):
     """It ended the evaluation with a ValueError."""
     some = episodes([1, 1, 0, 1], [()] * 4)
     some[1] = replace(some[1], episode_return=value)
-    found = {row.metric: row for row in rollout_rows(SUBJECT, some, episodes([1], [()]), ())}
+    found = {row.metric: row for row in rollout_rows(SUBJECT, some, some, [], ())}
     assert (found["return"].value, found["return"].n) == (pytest.approx(4 / 3), 3)
     assert found["success"].n == found["length"].n == 4
     nothing = [replace(episode, episode_return=value) for episode in some]
-    assert {row.metric for row in rollout_rows(SUBJECT, nothing, nothing, ())} == {
+    assert {row.metric for row in rollout_rows(SUBJECT, nothing, nothing, nothing, ())} == {
         "success",
         "length",
     }
@@ -98,6 +135,7 @@ def test_a_method_that_passes_no_fork_has_undefined_coverage():
         SUBJECT,
         episodes([False] * 9, [(-1, -1)] * 9),
         episodes([True] * 100, FOUR_WAYS),
+        [],
         (2, 2),
     )
     coverage = next(row for row in rows if row.metric == "mode_coverage")
@@ -106,7 +144,7 @@ def test_a_method_that_passes_no_fork_has_undefined_coverage():
 
 def test_without_forks_there_are_no_modes():
     some = episodes([True], [()])
-    assert "mode_coverage" not in {row.metric for row in rollout_rows(SUBJECT, some, some, ())}
+    assert "mode_coverage" not in {row.metric for row in rollout_rows(SUBJECT, some, some, [], ())}
 
 
 def test_action_errors_carry_their_number_of_transitions():
