@@ -129,7 +129,7 @@ def test_help_loads_nothing_that_takes_long(job):
     [
         ("train_lam", "train_lam/lapo_debug.yaml", {"torch", "pyarrow", "av"}),
         # Models of every kind of policy are built, without data.
-        ("pipeline", "pipeline/slalom.yaml", {"torch", "ray", "pyarrow", "av", "pandas"}),
+        ("pipeline", "pipeline/slalom.yaml", {"torch", "pyarrow", "av", "pandas"}),
     ],
 )
 def test_a_dry_run_starts_no_ray_and_loads_what_it_needs(tmp_path, job, config, loaded):
