@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from data_pipelines.on_ray.joined import is_on_ray
+from lafp.config import ConfigError
 from lafp.config.node_labels import label_selector
 from lafp.runs.progress import Progress
 
@@ -52,6 +53,7 @@ def stream_tasks(
         Key and result of each call, in the order of completion.
 
     Raises:
+        ConfigError: A call found something that the user must correct.
         ray.exceptions.RayError: A call failed. Calls that lost their worker or node are retried.
             The other calls are cancelled, also if the caller closes the generator.
     """
@@ -81,12 +83,25 @@ def stream_tasks(
             # The time limit lets the loop count CPUs again, also if no task ends for long.
             done, _ = ray.wait(list(pending), num_returns=1, timeout=_RECOUNT_S)
             for ref in done:
-                yield pending.pop(ref), ray.get(ref)
+                yield pending.pop(ref), _result(ref)
     finally:
         # A call has failed, or the caller has left. In a study this process lives on, and calls
         # that nobody waits for would hold the cluster's CPUs.
         if ray.is_initialized():
             _cancel(list(pending))
+
+
+def _result(ref: "ray.ObjectRef[Result]") -> Result:
+    """Returns the result of a call that is done, or raises its error."""
+    import ray
+
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        # Ray's error is one of these too, but its text is the traceback in the worker.
+        if isinstance(error.cause, ConfigError):
+            raise ConfigError(str(error.cause)) from None
+        raise
 
 
 def _cancel(refs: "list[ray.ObjectRef[Any]]") -> None:

@@ -1,8 +1,9 @@
 """Carries out the steps of a takedown. A step that is already done is skipped.
 
-At any moment a reader sees the set either with the video or without it: shards are rewritten under
-new names, then ``manifest.parquet``, which names the shards, is replaced, then the old shards are
-deleted.
+At any moment a reader of shards sees the set either with the video or without it: shards are
+rewritten under new names, then ``manifest.parquet``, which names the shards, is replaced, then the
+table of clips, then the old shards are deleted. Who chooses clips by the table of clips meanwhile
+gets an error.
 """
 
 from collections import Counter, defaultdict

@@ -62,6 +62,11 @@ def pages_and_pictures(home: str) -> list[str]:
     return [uri for uri in found if storage.exists(uri)]
 
 
+def mask_folders(home: str) -> list[str]:
+    """Returns the folders of a run in which ``draw_masks`` has written."""
+    return _below(storage.join(home, "masks"))
+
+
 def _below(folder: str, num_levels: int = 1) -> list[str]:
     """Returns the folders so many levels below a folder."""
     found = [folder]

@@ -28,7 +28,12 @@ from data_pipelines.takedown.find import (
     find_in_sets,
     find_video,
 )
-from data_pipelines.takedown.folders import latent_folders, pages_and_pictures, shard_sets
+from data_pipelines.takedown.folders import (
+    latent_folders,
+    mask_folders,
+    pages_and_pictures,
+    shard_sets,
+)
 from data_pipelines.takedown.journal import Journal, journal_uri, read_journal
 from lafp import storage
 from lafp.config import ConfigError
@@ -83,7 +88,9 @@ def _take_down(cfg: TakedownConfig, shard_sets: Sequence[str], is_dry_run: bool)
     lines = sorted(video.video_uris)
     for shards, findings in found.items():
         lines += _in_words(shards, findings, journals[shards])
-    return [*lines, *(f"shows frames of clips, its or others: {uri}" for uri in shown)]
+    lines += (f"shows frames of clips, its or others: {uri}" for uri in shown)
+    masks = mask_folders(home_of(shard_sets[0]))
+    return [*lines, *(f"may hold masks of its frames, which stay: {uri}" for uri in masks)]
 
 
 def _carry_out(journals: Mapping[str, Journal], shown: Sequence[str]) -> None:

@@ -1,13 +1,14 @@
 """Publishes a shard set as a dataset on the Hugging Face Hub; a broken push goes on where it broke.
 
-Shards and the table of clips are pushed first, some files per commit. The last commit brings the
-manifest, the card and ``shard_set.json``, without which readers find no set, and deletes files of
-an earlier push that the set no longer has, such as shards with a video that was taken down.
+Shards are pushed first, some files per commit. The last commit brings all tables, the card and
+``shard_set.json``, without which readers find no set, and deletes files of an earlier push that the
+set no longer has, such as shards with a video that was taken down. So readers of a set that is
+pushed again see all tables of before, or all new ones.
 """
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from lafp import storage
 from lafp.config import ConfigError
 from lafp.data.packing import packed
-from lafp.data.shards.clip_tables import clip_file
+from lafp.data.shards.clip_tables import clip_file, clip_files
 from lafp.data.shards.format import entry_name, signatures_name
 from lafp.data.shards.sets import open_shard_set, read_manifest
 from lafp.finished.dataset_card import dataset_card
@@ -40,8 +41,8 @@ class PublishedSet:
 
     shards: Mapping[str, str]
     """Name of a shard -> its SHA-256."""
-    clip_files: Mapping[str, int]
-    """Name of each file of the table of clips -> its bytes."""
+    clip_files: Sequence[str]
+    """Names of the files of the table of clips."""
     sizes: Mapping[str, int]
     """Name of a shard -> its bytes."""
     uri: str
@@ -51,10 +52,9 @@ class PublishedSet:
     """Whether a table of signatures lies beside each shard."""
 
     def names(self) -> list[str]:
-        """Lists the files of the clips and of all shards in the order in which they are pushed."""
+        """Lists the files of all shards in the order in which they are pushed."""
         kinds = (str, signatures_name, entry_name) if self.has_signatures else (str, entry_name)
-        of_shards = [name_of(shard) for shard in self.shards for name_of in kinds]
-        return [*of_shards, *self.clip_files]
+        return [name_of(shard) for shard in self.shards for name_of in kinds]
 
 
 def parse_dataset(uri: str) -> HubUri:
@@ -82,10 +82,9 @@ def published_set(stage: StageDir, uri: str) -> PublishedSet:
     spec = open_shard_set(stage.uri)
     names = ("shard", "split", "num_clips", "num_bytes", "sha256")
     rows = read_manifest(stage.uri, names).to_pylist()
-    files = [clip_file(number) for number in range(spec.num_clip_files)]
     return PublishedSet(
         shards={row["shard"]: row["sha256"] for row in rows},
-        clip_files={name: storage.num_bytes(stage.path(name)) for name in files},
+        clip_files=[clip_file(number) for number, _ in enumerate(clip_files(stage.uri))],
         sizes={row["shard"]: row["num_bytes"] for row in rows},
         uri=stage.uri,
         card=dataset_card(stage, rows, uri),
@@ -125,9 +124,8 @@ def publish_set(
         num_done = len(names) - len(missing)
         if num_done:
             tell(f"{num_done} of {len(names)} files are there already")
-        sizes = {**found.sizes, **found.clip_files}
         commits = packed(
-            missing, lambda name: sizes.get(name, 0), _MAX_COMMIT_BYTES, _MAX_COMMIT_FILES
+            missing, lambda name: found.sizes.get(name, 0), _MAX_COMMIT_BYTES, _MAX_COMMIT_FILES
         )
         for of_commit in commits:
             with ExitStack() as stack:
@@ -136,9 +134,11 @@ def publish_set(
             num_done += len(of_commit)
             tell(f"pushed {num_done} of {len(names)} files")
         with ExitStack() as stack:
-            last = [_added(hub, stack, name, found) for name in _TABLES]
+            tables = (*found.clip_files, *_TABLES)
+            last = [_added(hub, stack, name, found) for name in tables]
             last.append(hub.CommitOperationAdd(README, found.card.encode()))
-            stale = (name for name in there.keys() - set(names) if _OUR_FILE.fullmatch(name))
+            old = there.keys() - {*names, *tables}
+            stale = (name for name in old if _OUR_FILE.fullmatch(name))
             last += [hub.CommitOperationDelete(name) for name in sorted(stale)]
             commit = api.create_commit(operations=last, commit_message="Push with lafp", **where)
     return str(commit.commit_url)

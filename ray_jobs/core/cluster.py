@@ -58,6 +58,23 @@ class Resources:
         )
 
 
+_expected = Resources()
+
+
+@contextlib.contextmanager
+def expected(resources: Resources) -> Iterator[None]:
+    """Lets a Ray that is started in the block be large enough for a whole job.
+
+    A stage may start it that needs less, and it serves the stages that follow.
+    """
+    global _expected
+    before, _expected = _expected, _expected | resources
+    try:
+        yield
+    finally:
+        _expected = before
+
+
 def connect(resources: Resources) -> None:
     """Joins the cluster that ``RAY_ADDRESS`` names, else starts a local one. Idempotent.
 
@@ -74,7 +91,7 @@ def connect(resources: Resources) -> None:
     import ray  # not at the top of the file, so that usage errors are answered fast
 
     if not ray.is_initialized():
-        _start(resources)
+        _start(resources | _expected)
     total = ray.cluster_resources()
     _check_enough(resources, total.get("CPU", 0), total.get("GPU", 0))
 

@@ -18,7 +18,7 @@ from lafp.runs.run_dir import CONFIG, PROVENANCE, SUMMARY, RunDir, StageDir, Sta
 from lafp.runs.wording import printable
 from lafp.storage import UnreachableError
 from lafp.storage.temporary import delete_abandoned_once
-from ray_jobs.core.cluster import Resources, check, connect, is_ray_wanted, ray_job
+from ray_jobs.core.cluster import Resources, check, connect, expected, is_ray_wanted, ray_job
 
 if TYPE_CHECKING:  # the module loads pandas, which would delay the answer to a usage error
     from lafp.report.markdown import Command
@@ -127,7 +127,7 @@ def execute(job: Job[C], cfg: C, run: RunDir, patience_s: float = 0.0) -> dict[s
             connect(resources)
         print(f"{label}: {'starting' if state == 'new' else 'resuming'}", flush=True)
         start = time.monotonic()
-        with _ended_by_sigterm(), _as_it_was_if_refused(job, stage):
+        with expected(resources), _ended_by_sigterm(), _as_it_was_if_refused(job, stage):
             stage.begin(cfg, inputs, changes, reached)
             summary = dict(job.run(cfg, run, stage))
             summary["wall_s"] = wall_s = round(time.monotonic() - start, 1)

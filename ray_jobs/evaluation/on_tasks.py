@@ -58,6 +58,8 @@ def probe_rows(cfg: EvaluateConfig, run: RunDir, stage: StageDir) -> list[Result
         is_gpu_free = not is_on_ray() and torch.cuda.is_available()
         call = (lam_uri, shards, supervised, cfg.seed, "cuda" if is_gpu_free else "cpu")
         (found,) = run_each(measurements.measure_probe, [call], title="probe", unit="LAMs")
+        if is_gpu_free:  # the next stage of a study trains in a process of its own
+            torch.cuda.empty_cache()
         return found
 
     rows = stage.once("probe.json", list[MeasuredRow], measure)

@@ -142,9 +142,10 @@ class StudyConfig:
     """Stops runs early. null runs all to their end."""
     stall_timeout_min: float = may_change(default=30.0)
     """Minutes without any output of a stage after which the study ends with an error, which says
-    what waits for what."""
+    what waits for what. Only on Ray."""
     max_trial_failures: int = may_change(default=3)
-    """How often a run starts again, from its checkpoints, after its process or node was lost."""
+    """How often a run starts again, from its checkpoints, after its process or node was lost.
+    Only on Ray."""
     note: str = may_change(default="")
     """First line of the study's section of a page (``--page``), for important facts such as the
     study's scale."""

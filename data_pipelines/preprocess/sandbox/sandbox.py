@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ _MAX_KEPT_BYTES = 512 * 2**20
 # A process that gets no input for this long ends. Ray keeps its workers for the next stages, where
 # their decoders would only hold memory. To start one again takes 0.4 s of CPU time.
 _MAX_IDLE_S = 10.0
+# From this share of it on, the process may be about to end, and is not used again.
+_USABLE_SHARE = 0.8
 # Margin after the video's own time-out, which comes first if the decoder still returns.
 _GRACE_S = 20.0
 # Opening may include a download, which has its own time-outs; this stops anything else that hangs.
@@ -94,6 +97,7 @@ class Sandbox:
         self._folder: TemporaryFolder
         self._kept_bytes = 0
         self._is_ended = False
+        self._idle_since_s = time.monotonic()
 
     def __enter__(self) -> "Sandbox":
         return self
@@ -205,6 +209,7 @@ class Sandbox:
         except _Unreachable as error:
             raise _Died(position, is_open, "unreadable", str(error)) from None
         finally:
+            self._idle_since_s = time.monotonic()
             if not is_finished:  # messages that are still under way must not reach the next input
                 self.close()
 
@@ -235,7 +240,8 @@ class Sandbox:
             ConfigError: The process or its video decoder does not start, so no input is to blame.
         """
         has_ended = self._process is not None and self._process.poll() is not None
-        if has_ended or self._kept_bytes > _MAX_KEPT_BYTES:
+        is_old = time.monotonic() - self._idle_since_s > _USABLE_SHARE * _MAX_IDLE_S
+        if has_ended or is_old or self._kept_bytes > _MAX_KEPT_BYTES:
             self.close()
         tries = 0
         while self._process is None:

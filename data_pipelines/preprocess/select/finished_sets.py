@@ -129,7 +129,7 @@ def telling_damage() -> Iterator[None]:
 def _manifest(uri: str) -> pa.Table:
     try:
         has_signatures = open_shard_set(uri).has_signatures
-        rows = read_manifest(uri, ("shard", "split", "num_clips")).to_pylist()
+        manifest = read_manifest(uri, _SHARDS.names[1:])
     except ConfigError as error:
         raise ConfigError(f"filters.against: {error}") from None
     if not has_signatures:
@@ -137,14 +137,15 @@ def _manifest(uri: str) -> pa.Table:
             f"filters.against: {uri} has no signatures of its clips, so nothing can be compared "
             "with them. Make it again with filters.drop_duplicates=true, or leave it out."
         )
-    wanted = pa.array((signatures_name(row["shard"]) for row in rows), pa.string())
+    names = map(signatures_name, manifest["shard"].to_pylist())
+    wanted = pa.array(names, pa.string())
     files = (info.uri.rpartition("/")[2] for info in storage.list_files(uri))
     missing = wanted.filter(pc.invert(pc.is_in(wanted, pa.array(files, pa.string()))))
     if len(missing):
         name = storage.join(uri, missing[0].as_py())
         raise ConfigError(f"filters.against: {name} is missing. Copy the shard set again.")
-    shards = pa.Table.from_pylist(rows, pa.schema(list(_SHARDS)[1:]))
-    of_set = pa.array([uri] * len(rows), pa.string()).dictionary_encode()
+    shards = manifest.cast(pa.schema(list(_SHARDS)[1:]))
+    of_set = pa.array([uri] * len(shards), pa.string()).dictionary_encode()
     return shards.add_column(0, _SHARDS.field(0), of_set)
 
 

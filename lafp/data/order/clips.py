@@ -64,9 +64,10 @@ class ClipOrder:
             motion, visits = motion_weights(
                 self.shard_set, self.split, self.motion_power, self.only_clips
             )
-            shards = _with_visits(shards, visits)
+            shards = _with_visits(self.shard_set, shards, visits)
         elif self.only_clips is not None:
-            shards = _with_visits(shards, _count(self.shard_set, self.split, self.only_clips))
+            visits = _count(self.shard_set, self.split, self.only_clips)
+            shards = _with_visits(self.shard_set, shards, visits)
         object.__setattr__(self, "_motion", motion)
         if self.skipped_clips:
             shards = self._without_skipped(shards)
@@ -160,7 +161,19 @@ def _count(uri: str, split: str, only_clips: frozenset[str]) -> dict[str, int]:
     return found
 
 
-def _with_visits(shards: ShardCounts, visits: Mapping[str, int]) -> ShardCounts:
-    """Returns the shards that are visited, with the number of their visits."""
-    found = np.array([visits.get(name, 0) for name in shards.names.to_pylist()], np.int64)
+def _with_visits(uri: str, shards: ShardCounts, visits: Mapping[str, int]) -> ShardCounts:
+    """Returns the shards that are visited, with the number of their visits.
+
+    Raises:
+        ConfigError: The set's table of clips is not the one of its manifest.
+    """
+    names = shards.names.to_pylist()
+    if unknown := visits.keys() - set(names):
+        raise ConfigError(
+            f"{uri}: the table of clips names shards that manifest.parquet does not, such as "
+            f"{min(unknown)}. If a takedown of this set is "
+            "under way or was interrupted, let it end, or run it again. Else copy the shard set "
+            "again."
+        )
+    found = np.array([visits.get(name, 0) for name in names], np.int64)
     return ShardCounts(shards.names.filter(mask(found > 0)), found[found > 0])

@@ -1,7 +1,8 @@
 """Reads the rows of a set's clips, which lie in several files of bounded size.
 
 A reader opens one file after the other, and names the columns and the rows that it needs. So no
-reader holds the rows of a corpus in memory, or on the local disk if they lie in an object store.
+reader holds the rows of a corpus in memory. Of a set in an object store, one file at a time is on
+the local disk; `lafp view` and `to-lerobot` copy all of them.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence

@@ -142,7 +142,8 @@ def return_scale(
         return None
     pairs_N2 = np.stack([np.asarray(random, float), np.asarray(demonstrators, float)], axis=1)
     pairs_N2 = pairs_N2[np.isfinite(pairs_N2).all(axis=1)]
-    if not len(pairs_N2) or interval_of_mean([pairs_N2[:, 1] - pairs_N2[:, 0]]).low <= 0:
+    # One pair has an interval without width.
+    if len(pairs_N2) < 2 or interval_of_mean([pairs_N2[:, 1] - pairs_N2[:, 0]]).low <= 0:
         return None
     low, high = pairs_N2.mean(axis=0)
     return ReturnScale(random=float(low), demonstrators=float(high))

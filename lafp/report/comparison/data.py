@@ -222,5 +222,6 @@ def _hashed(uris: Sequence[str]) -> np.ndarray:
 def _batches(files: Iterable[str], columns: Sequence[str]) -> Iterator[list[list[str]]]:
     """Yields some columns of a table as lists, a batch of rows at a time."""
     for uri in files:
-        for batch in iter_batches(uri, columns):
+        # Large batches, because each is merged into all that was found before.
+        for batch in iter_batches(uri, columns, batch_rows=2**16):
             yield [batch[name].to_pylist() for name in columns]

@@ -98,9 +98,12 @@ def pushed(process, hub, shards, tmp_path_factory):
     return done.stdout
 
 
+TABLES = {"manifest.parquet", "clips/part-00000.parquet", "shard_set.json"}
+
+
 def names(shards):
     found = {p.name for p in shards.iterdir() if p.name.startswith(("train-", "val-"))}
-    return found | {"manifest.parquet", "clips/part-00000.parquet", "shard_set.json"}
+    return found | TABLES
 
 
 def test_a_push_holds_the_set_and_a_card_and_nothing_else(hub, shards, pushed):
@@ -143,7 +146,7 @@ def test_the_card_is_yaml_and_markdown_without_a_secret(hub, pushed):
 def test_a_push_again_sends_no_shard(process, hub, shards, pushed, tmp_path):
     hub.requests.clear()
     done = call(process, hub, tmp_path, "push", shards, URI)
-    assert "13 of 13 files are there already" in done.stdout, done.stderr
+    assert "12 of 12 files are there already" in done.stdout, done.stderr
     assert sum("/commit/" in request for request in hub.requests) == 1
 
 
@@ -154,14 +157,14 @@ def test_a_push_that_broke_goes_on_and_is_no_set_before_its_end(
     half = dict(list(hub.files(REPO).items())[:4])
     assert "shard_set.json" not in half
     hub.commit(repo, "main", half)
-    num = sum(name in half for name in names(shards))
-    assert 0 < num < 13
+    num = sum(name in half for name in names(shards) - TABLES)
+    assert 0 < num < 12
     opens = "import sys\nfrom lafp.data.shards.sets import open_shard_set as opened\n"
     opens += "opened(sys.argv[1])\n"
     done = call(process, hub, tmp_path, "hf://datasets/user/broken", code=opens)
     assert "No shard set at hf://datasets/user/broken" in done.stderr
     done = call(process, hub, tmp_path, "push", shards, "hf://datasets/user/broken")
-    assert f"{num} of 13 files are there already" in done.stdout, done.stderr
+    assert f"{num} of 12 files are there already" in done.stdout, done.stderr
     assert hub.files(repo).keys() == hub.files(REPO).keys()
 
 
@@ -186,6 +189,22 @@ def test_a_damaged_shard_is_not_pushed(process, hub, shards, tmp_path):
     assert done.returncode == 2 and f"{path} is damaged" in done.stderr
     assert done.stderr.count("\n") == 1
     assert "shard_set.json" not in hub.files("datasets:user/damaged")
+
+
+def test_a_push_of_a_changed_set_that_breaks_leaves_all_tables_of_before(
+    process, hub, shards, pushed, tmp_path
+):
+    repo = "datasets:user/changed"
+    before = dict(hub.files(REPO)) | dict.fromkeys(TABLES, b"of an earlier set")
+    del before[next(name for name in before if name.endswith(".tar"))]
+    hub.commit(repo, "main", before)
+    copy = shutil.copytree(shards, tmp_path / "set")
+    for path in copy.glob("*.tar"):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    done = call(process, hub, tmp_path, "push", copy, "hf://datasets/user/changed")
+    assert done.returncode == 2 and "is damaged" in done.stderr
+    found = hub.files(repo)
+    assert {found[name] for name in TABLES} == {b"of an earlier set"}
 
 
 READS = """

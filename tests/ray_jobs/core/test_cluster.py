@@ -23,7 +23,7 @@ from ray.experimental import internal_kv
 from lafp.report.run_page import ReportConfig
 from lafp.runs.run_dir import RunDir
 from ray_jobs.core import cluster
-from ray_jobs.core.cluster import RayLostError, Resources, connect, start_local
+from ray_jobs.core.cluster import RayLostError, Resources, connect, expected, start_local
 from ray_jobs.core.job import execute
 from ray_jobs.report import JOB
 
@@ -102,6 +102,17 @@ def test_a_job_that_finds_its_stage_complete_deletes_what_a_lost_machine_left(
     job = replace(JOB, is_remade=False, inputs=lambda *_: {})
     assert execute(job, ReportConfig(), run) == {"report": "there"}
     assert not list(scratch.iterdir())
+
+
+def test_a_ray_that_a_stage_starts_is_large_enough_for_the_stages_after_it(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    num_cpus = 2 * (os.cpu_count() or 1) + 3
+    try:
+        with expected(Resources(num_cpus=num_cpus)):
+            connect(Resources(num_cpus=1))
+            connect(Resources(num_cpus=num_cpus))
+    finally:
+        ray.shutdown()
 
 
 def test_a_local_ray_starts_only_what_it_needs_and_wants_no_port_of_another():

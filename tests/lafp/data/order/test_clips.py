@@ -5,6 +5,8 @@ from collections import Counter
 from itertools import islice, pairwise
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lafp.config import ConfigError
@@ -138,6 +140,22 @@ def test_chosen_and_weighted_clips_are_counted_without_any_entry(tmp_path, kind)
     for path, data in entries.items():
         path.write_bytes(data)
     assert list(islice(late.visits(), 30)) == before
+
+
+@pytest.mark.parametrize("kind", ["only_clips", "motion_power"])
+def test_a_table_of_clips_of_another_manifest_is_an_error(tmp_path, kind):
+    """As it is while a takedown, which renames shards, is under way."""
+    uri = write_shard_set(tmp_path, num_clips=12, clips_per_shard=4)
+    some = frozenset(ids(islice(order(uri).visits(), 12)))
+    manifest = pq.read_table(tmp_path / "manifest.parquet")
+    names = [name.replace("train-000001", "train-new") for name in manifest["shard"].to_pylist()]
+    place = manifest.schema.get_field_index("shard")
+    column = pa.array(names, manifest.schema.field(place).type)
+    pq.write_table(manifest.set_column(place, "shard", column), tmp_path / "manifest.parquet")
+    chosen = {"only_clips": some} if kind == "only_clips" else {"motion_power": 1.0}
+    with pytest.raises(ConfigError, match=r"names shards that .* such as train-000001\.tar"):
+        order(uri, **chosen)
+    assert order(uri).num_clips == 12
 
 
 def test_weighted_and_chosen_clips_leave_the_others_out(shards):
