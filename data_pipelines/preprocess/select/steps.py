@@ -47,7 +47,6 @@ _GROUPS_PER_PARTITION, _MIN_PARTITIONS, _MAX_PARTITIONS = 8, 16, 1_024
 # A partition is in the memory of a task: so many groups of keys, 2 MB each, have 512 MB. Up to then
 # the partitions grow instead of their number, because the driver keeps a list of the shards.
 _MOST_GROUPS_PER_PARTITION = 256
-_MIN_TASKS = 200
 # Few rows that go to few blocks are brought together in this process.
 _IN_PROCESS_ROWS, _IN_PROCESS_BLOCKS = 100_000, 1_000
 # Ray Data's default begins processes for each shuffle, which takes 6 s. Sorting begins none, but
@@ -142,10 +141,7 @@ class OnRay:
         import ray.data
         from ray.data.context import ShuffleStrategy
 
-        rows = pa.table({BUCKET: pa.array(numbers, pa.int64())})
-        # Ray Data's own choice for rows that are not in a table.
-        num_tasks = min(len(rows), max(_MIN_TASKS, 2 * int(ray.cluster_resources()["CPU"])))
-        rows = ray.data.from_arrow(rows, override_num_blocks=max(1, num_tasks))
+        rows = ray.data.from_items([{BUCKET: number} for number in numbers])
         if self._sorts:
             rows.context.shuffle_strategy = ShuffleStrategy.SORT_SHUFFLE_PULL_BASED
         elif self._selector:
