@@ -130,6 +130,8 @@ def test_kills_change_nothing_and_no_complete_step_is_done_again(
             while driver.poll() is None and len(steps(killed)) < wanted:
                 assert time.monotonic() - begin_s < LONGEST_S, (killed / "log").read_text()
                 time.sleep(0.01)
+            if driver.poll() == 0 and number >= 3:
+                break  # a fast machine completes several steps before it is killed
             assert driver.poll() is None, (number, (killed / "log").read_text())
             time.sleep(rng.uniform(0, 0.5))
         finally:
