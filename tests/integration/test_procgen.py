@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from tests.integration.conftest import run_pipeline
+from tests.shard_tables import table_file
 
 pytest.importorskip("procgen", reason="procgen2 is not installed")
 FEW = [
@@ -19,9 +20,8 @@ FEW = [
 def test_games_become_a_policy_with_discrete_actions(tmp_path):
     run_pipeline(tmp_path, *FEW, config="configs/pipeline/procgen_maze.yaml")
     run = tmp_path / "run"
-    clips, rejects = (
-        pd.read_parquet(run / f"shards/videos/{name}.parquet") for name in ("clips", "rejects")
-    )
+    shards = run / "shards/videos"
+    clips, rejects = (pd.read_parquet(shards / table_file(name)) for name in ("clips", "rejects"))
     # The planner's way through a small maze may have fewer frames than a clip needs.
     assert len(clips) + len(rejects) == 6 and set(rejects.reason) <= {"too_short"}
     assert len(clips) >= 4

@@ -275,7 +275,7 @@ def test_a_lost_connection_to_s3_stops_with_a_clear_error_and_goes_on_when_it_is
     cable.is_plugged = True
     complete(source, s3_bucket, log, **endpoint)
     for info in storage.list_files(uri):
-        path = tmp_path / "copy/run/shards/videos" / info.uri.rpartition("/")[2]
+        path = tmp_path / "copy/run/shards/videos" / info.uri.removeprefix(f"{uri}/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(storage.read_bytes(info.uri))
     assert result(tmp_path / "copy") == undisturbed(source)
