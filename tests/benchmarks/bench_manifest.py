@@ -65,7 +65,8 @@ def start(shards: str, storage: str) -> tuple[float, float]:
         "train.ingest.mode": "direct",
     }
     overrides = [f"{name}={value}" for name, value in settings.items()]
-    return measured(["train_lam", "configs/train_lam/lapo_debug.yaml", *overrides], storage)
+    command = ["train_lam", "configs/train_lam/lapo_debug.yaml", *overrides]
+    return measured("start", command, storage)
 
 
 def peak_mib() -> float:
