@@ -18,7 +18,7 @@ from dataclasses import replace
 from data_pipelines.draw_masks import MASK_VIDEOS, DrawMasksConfig, draw_masks, list_videos
 from data_pipelines.preprocess.file_counts import FileCounts
 from lafp import storage
-from lafp.models.segmenter import Segmenter, segmenter_sha256
+from lafp.models.segmenter import check_segmenter, segmenter_sha256
 from lafp.runs.run_dir import RunDir, StageDir
 from lafp.runs.wording import byte_size, counted
 from ray_jobs.core import findings, next_steps
@@ -51,7 +51,7 @@ def check(cfg: DrawMasksConfig, run: RunDir) -> None:
     """
     cfg = resolve(cfg)
     next(list_videos(cfg, run.uri), None)
-    segmenter_sha256(cfg.segmenter)
+    check_segmenter(cfg.segmenter)
 
 
 def plan(cfg: DrawMasksConfig, run: RunDir) -> list[str]:
@@ -73,9 +73,7 @@ def stage_name(cfg: DrawMasksConfig) -> str:
 
 def run_stage(cfg: DrawMasksConfig, run: RunDir, stage: StageDir) -> dict[str, object]:
     """Draws the masks that are missing."""
-    cfg = resolve(cfg)
-    Segmenter(cfg.segmenter)  # tells in one line what is wrong with its weights
-    return draw_masks(cfg, stage.uri)
+    return draw_masks(resolve(cfg), stage.uri)
 
 
 JOB = Job(

@@ -37,7 +37,12 @@ class SegmenterConfig:
 
 
 def segmenter_sha256(cfg: SegmenterConfig) -> str:
-    """Checks all that can be known without loading the model, and hashes the model's files.
+    """Checks the model's files and hashes them. See ``check_segmenter``."""
+    return files_sha256(check_segmenter(cfg))
+
+
+def check_segmenter(cfg: SegmenterConfig) -> list[Path]:
+    """Checks all that can be known without reading the weights. Returns the model's files.
 
     Raises:
         ConfigError: There is no such model, it is of an unknown type, it lacks a class, or
@@ -65,7 +70,7 @@ def segmenter_sha256(cfg: SegmenterConfig) -> str:
         raise ConfigError(
             "A segmenter needs the package transformers: pip install 'lafp[segmenter]'."
         )
-    return files_sha256([*files, processor])
+    return [*files, processor]
 
 
 def class_numbers(cfg: SegmenterConfig, card: dict[str, Any]) -> list[int]:
@@ -105,11 +110,11 @@ class Segmenter:
         device: Where the model runs. CUDA computes in bf16.
 
     Raises:
-        ConfigError: See ``segmenter_sha256``; or the weights do not fit, or do not load.
+        ConfigError: See ``check_segmenter``; or the weights do not fit, or do not load.
     """
 
     def __init__(self, cfg: SegmenterConfig, device: torch.device | str = "cpu") -> None:
-        segmenter_sha256(cfg)
+        check_segmenter(cfg)
         # Imported late: it takes seconds, and only this job needs it.
         import transformers
 

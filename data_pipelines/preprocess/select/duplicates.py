@@ -29,6 +29,7 @@ from data_pipelines.preprocess.clip.measure.signature import (
     Signature,
     is_duplicate,
 )
+from data_pipelines.preprocess.select.steps import column
 
 PARTNERS = (1, 2)
 """A key joins two of a signature's MinHashes: each with the next one, and with the one after that.
@@ -63,17 +64,15 @@ def keys_of(signatures: pa.Table) -> pa.Table:
         return pa.table({"key": pa.array([], pa.uint64()), "clip": pa.array([], pa.int64())})
     # The MinHashes are the first bytes of each signature, so they are cut from the column's memory
     # without making an object for each row.
-    column = _whole(signatures, "signature")
-    _, bounds, data = column.buffers()
-    starts = np.frombuffer(bounds, np.int64)[column.offset : column.offset + len(column)]
+    whole = _whole(signatures, "signature")
+    _, bounds, data = whole.buffers()
+    starts = np.frombuffer(bounds, np.int64)[whole.offset : whole.offset + len(whole)]
     head = np.frombuffer(data, np.uint8)[starts[:, None] + np.arange(4 * NUM_KEYS)]
     hashes_NK = np.ascontiguousarray(head).view("<u4").astype(np.uint64)
     first_NK = hashes_NK << np.uint64(32)
     keys = np.stack([first_NK | np.roll(hashes_NK, -step, axis=1) for step in PARTNERS], axis=1)
     num_keys = NUM_KEYS * len(PARTNERS)
-    return pa.table(
-        {"key": keys.ravel(), "clip": np.repeat(_numbers(signatures, "clip"), num_keys)}
-    )
+    return pa.table({"key": keys.ravel(), "clip": np.repeat(column(signatures, "clip"), num_keys)})
 
 
 def candidates(keys: pa.Table) -> Iterator[pa.Table]:
@@ -86,7 +85,7 @@ def candidates(keys: pa.Table) -> Iterator[pa.Table]:
         ``clip``, an earlier clip ``other``, and how many of these keys they ``share``. Two clips
         that share many keys may come several times.
     """
-    key, clip = _numbers(keys, "key"), _numbers(keys, "clip")
+    key, clip = column(keys, "key"), column(keys, "clip")
     order = np.lexsort((clip, key))
     key, clip = key[order], clip[order]
     is_new = np.ones(len(key), bool)
@@ -116,8 +115,8 @@ def ranked(counts: pa.Table) -> pa.Table:
     Returns:
         ``clip`` and ``other``, sorted. Ties go to the earlier ``other``.
     """
-    counted = _counted(*(_numbers(counts, name) for name in ("clip", "other", "share")))
-    clip, other, share = (_numbers(counted, name) for name in ("clip", "other", "share"))
+    counted = _counted(*(column(counts, name) for name in ("clip", "other", "share")))
+    clip, other, share = (column(counted, name) for name in ("clip", "other", "share"))
     order = np.lexsort((other, -share, clip))
     clip, other = clip[order], other[order]
     is_compared = np.arange(len(clip)) - _group_starts(clip) < MAX_COMPARED
@@ -126,7 +125,7 @@ def ranked(counts: pa.Table) -> pa.Table:
 
 def others_of(pairs: pa.Table) -> np.ndarray:
     """Returns the numbers of the clips whose signatures are needed beside those of ``clip``."""
-    return np.unique(_numbers(pairs, "other"))
+    return np.unique(column(pairs, "other"))
 
 
 def taken(signatures: pa.Table, clips: np.ndarray) -> pa.Table:
@@ -148,10 +147,10 @@ def verified(pairs: pa.Table, signatures: pa.Table, others: pa.Table) -> pa.Tabl
         others: The same columns, sorted too, of every ``other``.
     """
     pairs = pairs.sort_by([("clip", "ascending"), ("other", "ascending")])
-    clips, earlier = _numbers(pairs, "clip"), _numbers(pairs, "other")
+    clips, earlier = column(pairs, "clip"), column(pairs, "other")
     rows, other_rows = _places(signatures, clips), _places(others, earlier)
-    videos = _numbers(signatures, "video")[rows]
-    other_videos = _numbers(others, "video")[other_rows]
+    videos = column(signatures, "video")[rows]
+    other_videos = column(others, "video")[other_rows]
     looks, other_looks = _whole(signatures, "signature"), _whole(others, "signature")
     cache = _Signatures()
     is_copy = np.zeros(len(pairs), bool)
@@ -178,7 +177,7 @@ def unlike_the_first(matches: pa.Table) -> pa.Table:
     A clip with many copies is not among the ``MAX_COMPARED`` clips of each copy. Without these
     pairs, a copy that matched other copies only would be kept.
     """
-    clips, others = _numbers(matches, "clip"), _numbers(matches, "other")
+    clips, others = column(matches, "clip"), column(matches, "other")
     members, first = earliest_of_components(clips, others)
     is_known = others == first[np.searchsorted(members, clips)]
     is_open = (members >= 0) & (members != first) & ~np.isin(members, clips[is_known])
@@ -192,7 +191,7 @@ def originals(matches: pa.Table) -> pa.Table:
         matches: All rows of ``verified``, or all of some clusters.
     """
     matches = matches.sort_by([("clip", "ascending"), ("other", "ascending")])
-    edges = np.concatenate([_numbers(matches, "clip"), _numbers(matches, "other")])
+    edges = np.concatenate([column(matches, "clip"), column(matches, "other")])
     numbers, places = np.unique(edges, return_inverse=True)
     # An array of machine words: a dict of all copies of a large source would have gigabytes.
     kept = array("q", [-1]) * len(numbers)
@@ -211,14 +210,14 @@ def originals(matches: pa.Table) -> pa.Table:
 
 def links(matches: pa.Table) -> pa.Table:
     """Returns the pairs of different videos in rows of ``verified``, each once."""
-    pairs = np.stack([_numbers(matches, "video"), _numbers(matches, "other_video")], axis=1)
+    pairs = np.stack([column(matches, "video"), column(matches, "other_video")], axis=1)
     pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
     return pa.table({"video": pairs[:, 0], "other_video": pairs[:, 1]})
 
 
 def known_in(matches: pa.Table) -> np.ndarray:
     """Returns the numbers of the clips of finished sets in rows of ``verified``, sorted."""
-    others = np.unique(_numbers(matches, "other"))
+    others = np.unique(column(matches, "other"))
     return others[others < 0]
 
 
@@ -262,28 +261,24 @@ class _Signatures:
     def __init__(self) -> None:
         self._kept: OrderedDict[int, Signature] = OrderedDict()
 
-    def of(self, clip: int, column: pa.Array, row: int) -> Signature:
+    def of(self, clip: int, looks: pa.Array, row: int) -> Signature:
         """Returns the signature of a clip, which is in this row of a column."""
-        found = self._kept.pop(clip, None) or Signature.from_bytes(column[int(row)].as_buffer())
+        found = self._kept.pop(clip, None) or Signature.from_bytes(looks[int(row)].as_buffer())
         self._kept[clip] = found
         if len(self._kept) > _CACHED_SIGNATURES:
             self._kept.popitem(last=False)
         return found
 
 
-def _numbers(table: pa.Table, column: str) -> np.ndarray:
-    return table[column].to_numpy()
-
-
-def _whole(table: pa.Table, column: str) -> pa.Array:
+def _whole(table: pa.Table, name: str) -> pa.Array:
     """Returns a column of bytes as one array, whose positions have 64 bits."""
-    whole = table[column].cast(pa.large_binary()).combine_chunks()
+    whole = table[name].cast(pa.large_binary()).combine_chunks()
     return whole if isinstance(whole, pa.Array) else pa.array([], pa.large_binary())
 
 
 def _places(signatures: pa.Table, clips: np.ndarray) -> np.ndarray:
     """Returns the rows of clips in a table that is sorted by clip."""
-    known = _numbers(signatures, "clip")
+    known = column(signatures, "clip")
     places = np.searchsorted(known, clips)
     assert np.array_equal(known[places], clips), "a clip has no signature"
     return places

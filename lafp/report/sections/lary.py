@@ -1,7 +1,10 @@
 """LARY's two tasks: the error of the actions between two frames, and the classes of clips."""
 
+from collections.abc import Callable, Mapping
+
 from lafp.evaluate.latents.representations import subject_of
 from lafp.evaluate.rows.grouped import Results
+from lafp.evaluate.rows.statistics import Interval
 from lafp.report.blocks import Section, Table, Text
 from lafp.report.sections.probe import PROBED, is_control
 
@@ -11,9 +14,16 @@ CLASS_PROBED = PROBED | {"nothing": "Control: the most frequent class"}
 
 def regression_section(results: Results) -> Section | None:
     """Shows the error of all features; None where it was not measured."""
-    found = results.of_variant(results.variants[0], "lary_mse")
-    names = [name for name in PROBED if name in found]
-    if subject_of(names) is None:
+    table = _table(
+        results,
+        "lary_mse",
+        PROBED,
+        str,
+        head=["Features", "MSE", "Pairs"],
+        caption="MSE: of standardized actions; about 1 is that of the mean action. "
+        "Intervals: 95 %, over held-out episodes.",
+    )
+    if table is None:
         return None
     return Section(
         id="lary",
@@ -27,25 +37,22 @@ def regression_section(results: Results) -> Section | None:
                 "chosen on the episodes that it is measured on, for all features alike. Only "
                 "numbers on LARY's own data can stand beside its scoreboard."
             ),
-            Table(
-                head=["Features", "MSE", "Pairs"],
-                rows=[
-                    [PROBED[name], str(found[name].interval), f"{found[name].subject.n:,}"]
-                    for name in names
-                ],
-                emphasized=frozenset(i for i, name in enumerate(names) if not is_control(name)),
-                caption="MSE: of standardized actions; about 1 is that of the mean action. "
-                "Intervals: 95 %, over held-out episodes.",
-            ),
+            table,
         ],
     )
 
 
 def classification_section(results: Results) -> Section | None:
     """Shows the accuracy of all features; None where it was not measured."""
-    found = results.of_variant(results.variants[0], "lary_accuracy")
-    names = [name for name in PROBED if name in found]
-    if subject_of(names) is None:
+    table = _table(
+        results,
+        "lary_accuracy",
+        CLASS_PROBED,
+        Interval.in_percent,
+        head=["Features", "Accuracy", "Clips"],
+        caption="Intervals: 95 % (Wilson), over clips.",
+    )
+    if table is None:
         return None
     return Section(
         id="lary-classes",
@@ -59,18 +66,30 @@ def classification_section(results: Results) -> Section | None:
                 "the table train; the number is that of the best on the table val, so the probe is "
                 "chosen on the clips that it is measured on, for all features alike."
             ),
-            Table(
-                head=["Features", "Accuracy", "Clips"],
-                rows=[
-                    [
-                        CLASS_PROBED[name],
-                        found[name].interval.in_percent(),
-                        f"{found[name].subject.n:,}",
-                    ]
-                    for name in names
-                ],
-                emphasized=frozenset(i for i, name in enumerate(names) if not is_control(name)),
-                caption="Intervals: 95 % (Wilson), over clips.",
-            ),
+            table,
         ],
+    )
+
+
+def _table(
+    results: Results,
+    metric: str,
+    titles: Mapping[str, str],
+    written: Callable[[Interval], str],
+    head: list[str],
+    caption: str,
+) -> Table | None:
+    """Makes a table with a row for each of the features; None where none was measured."""
+    found = results.of_variant(results.variants[0], metric)
+    names = [name for name in titles if name in found]
+    if subject_of(names) is None:
+        return None
+    return Table(
+        head=head,
+        rows=[
+            [titles[name], written(found[name].interval), f"{found[name].subject.n:,}"]
+            for name in names
+        ],
+        emphasized=frozenset(i for i, name in enumerate(names) if not is_control(name)),
+        caption=caption,
     )
