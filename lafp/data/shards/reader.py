@@ -217,7 +217,8 @@ class ClipReader:
             every = range(location.num_frames)
             clip = self._decode(ref, stored, every, np.empty(shape, np.uint8))
             self._cache.put(key, clip)
-        out[: len(times)] = clip.frames[times] if self._draws else clip.frames
+        # Without `mode`, numpy checks the indices in a copy of `out`.
+        np.take(clip.frames, times, axis=0, out=out[: len(times)], mode="clip")
         return clip
 
     def _key(self, ref: ClipRef) -> tuple[str, ...]:
