@@ -28,14 +28,14 @@ class StoredTable:
     """
 
     def __init__(self, files: Mapping[str, Path]) -> None:
-        self._files = [(path, _footer(uri, path)) for uri, path in files.items()]
+        self._files = [(uri, path, _footer(uri, path)) for uri, path in files.items()]
         # Each row group by the number of its file and its number in there.
         self._groups = [
             (file, group)
-            for file, (_, footer) in enumerate(self._files)
+            for file, (*_, footer) in enumerate(self._files)
             for group in range(footer.num_row_groups)
         ]
-        sizes = [self._files[file][1].row_group(group).num_rows for file, group in self._groups]
+        sizes = [self._files[file][2].row_group(group).num_rows for file, group in self._groups]
         self._ends = np.cumsum([0, *sizes])
 
     @property
@@ -44,22 +44,34 @@ class StoredTable:
         return int(self._ends[-1])
 
     def batches(self, columns: Sequence[str]) -> "Iterator[pa.RecordBatch]":
-        """Yields some columns, batch by batch, in the order of the rows."""
-        for file in range(len(self._files)):
-            yield from self._open(file).iter_batches(_ROWS_PER_SCAN, columns=list(columns))
+        """Yields some columns, batch by batch, in the order of the rows.
+
+        Raises:
+            DamagedError: A file is broken.
+        """
+        for file, (uri, *_) in enumerate(self._files):
+            with whole(uri):
+                for batch in self._open(file).iter_batches(_ROWS_PER_SCAN, columns=list(columns)):
+                    batch.validate(full=True)
+                    yield batch
 
     def take(
         self, rows: Sequence[int], columns: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """Reads the rows with these numbers, in the order given; None reads all columns."""
+        """Reads the rows with these numbers, in the order given; None reads all columns.
+
+        Raises:
+            DamagedError: A file is broken.
+        """
         found: dict[int, dict[str, Any]] = {}
         wanted = np.asarray(rows, np.int64)
         groups = np.searchsorted(self._ends, wanted, side="right") - 1
         for group in np.unique(groups):
             numbers = wanted[groups == group]
             file, number = self._groups[group]
-            table = self._open(file).read_row_group(number, columns=columns and list(columns))
-            records = table.take(numbers - self._ends[group]).to_pylist()
+            with whole(self._files[file][0]):
+                table = self._open(file).read_row_group(number, columns=columns and list(columns))
+                records = table.take(numbers - self._ends[group]).to_pylist()
             found.update(zip(numbers.tolist(), records, strict=True))
         return [found[row] for row in wanted.tolist()]
 
@@ -68,7 +80,7 @@ class StoredTable:
 
         # Opened anew for each call, because threads must not share one. Without pre_buffer, which
         # would read the columns of all row groups ahead.
-        path, footer = self._files[file]
+        _, path, footer = self._files[file]
         return pq.ParquetFile(path, metadata=footer, pre_buffer=False)
 
 

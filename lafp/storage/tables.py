@@ -172,13 +172,16 @@ def read_table(
         else:
             names = None if columns is None else list(columns)
             read = pq.read_table(path, columns=names, filters=filters)
-        _check_types(columns, read, uri)
+        _check(columns, read, uri)
         return read
 
 
-def _check_types(columns: Columns | None, table: "pa.Table | pa.RecordBatch", uri: str) -> None:
+def _check(columns: Columns | None, table: "pa.Table | pa.RecordBatch", uri: str) -> None:
+    """Raises DamagedError if a column has another type, and ValueError if its bytes are broken."""
     import pyarrow as pa
 
+    # A file may hold any bytes as strings, and pyarrow finds that out only when Python sees them.
+    table.validate(full=True)
     if not isinstance(columns, Mapping):
         return
     is_kind = {
@@ -276,7 +279,7 @@ def iter_batches(
             if _may_hold(table.metadata.row_group(number), equal)
         ]
         for batch in table.iter_batches(batch_rows, row_groups=groups, columns=read):
-            _check_types(columns, batch, uri)
+            _check(columns, batch, uri)
             for name, value in equal.items():
                 batch = batch.filter(is_equal(batch[name], value))
             if batch.num_rows:

@@ -25,6 +25,7 @@ _TYPES = {
     "shard": str, "split": str, "num_clips": int, "num_frames": int, "num_bytes": int,
     "sha256": str,
 }  # fmt: skip
+_MOST_CLIPS = 2**53  # floats count exactly up to there
 # The rule of ``check_shard_name`` in the words of pyarrow, whose \w is ASCII.
 _SHARD_NAME = r"\A\w[\w.-]*\.tar\z"
 
@@ -54,11 +55,11 @@ def read_manifest(uri: str, columns: Sequence[str]) -> "pa.Table":
         ConfigError: There is no finished shard set, its manifest is damaged, or a shard has a name
             that leads elsewhere.
     """
-    open_shard_set(uri)  # a clear error when there is none
+    spec = open_shard_set(uri)  # a clear error when there is none
     path = storage.join(uri, _MANIFEST)
     try:
         table = read_table(path, {name: _TYPES[name] for name in columns})
-        _check(table)
+        _check(table, sum(spec.num_clips.values()))
     except DamagedError as error:  # names the file
         raise ConfigError(f"{error}. Copy the shard set again.") from None
     except ValueError as error:
@@ -66,7 +67,7 @@ def read_manifest(uri: str, columns: Sequence[str]) -> "pa.Table":
     return table
 
 
-def _check(manifest: "pa.Table") -> None:
+def _check(manifest: "pa.Table", max_clips: int) -> None:
     """Raises ValueError if a name or a number cannot be that of a shard."""
     import pyarrow.compute as pc
 
@@ -82,6 +83,9 @@ def _check(manifest: "pa.Table") -> None:
             number = int(num_clips.argmin())
             shard = manifest["shard"][number].as_py()
             raise ValueError(f"{shard} has {num_clips[number]} clips")
+        # As floats, because the sum of broken numbers may be more than an integer holds.
+        if (num_all := num_clips.astype(float).sum()) > min(max_clips, _MOST_CLIPS):
+            raise ValueError(f"it counts {num_all:g} clips, shard_set.json {max_clips}")
 
 
 @dataclass(frozen=True)

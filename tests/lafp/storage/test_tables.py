@@ -1,6 +1,7 @@
 """Rows come back from a table as they went in, on a disk and on a real S3 API."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -141,6 +142,27 @@ def test_a_stored_table_names_the_file_that_is_damaged(tmp_path):
     files["s3://bucket/b"].write_bytes(b"no table")
     with pytest.raises(DamagedError, match=r"^s3://bucket/b is damaged"):
         StoredTable(files)
+
+
+# Each reads the column ``name`` of one file, whose string is no UTF-8.
+READERS = {
+    "read_table": lambda uri: read_table(uri),
+    "read_table, filters": lambda uri: read_table(uri, ["name"], [("number", "==", 1)]),
+    "iter_batches": lambda uri: list(iter_batches(uri, ["name"])),
+    "iter_rows": lambda uri: list(iter_rows(uri)),
+    "iter_rows, wanted": lambda uri: list(iter_rows(uri, wanted=pc.field("number") == 1)),
+    "StoredTable.batches": lambda uri: list(StoredTable({uri: Path(uri)}).batches(["name"])),
+    "StoredTable.take": lambda uri: StoredTable({uri: Path(uri)}).take([0]),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_string_that_is_no_utf_8_is_damage(tmp_path, name):
+    uri = str(tmp_path / "table.parquet")
+    data = pa.array([b"caf\xe9"]).view(pa.string())  # Latin-1
+    pq.write_table(pa.table({"number": [1], "name": data}), uri)
+    with pytest.raises(DamagedError, match=rf"^{uri} is damaged"):
+        READERS[name](uri)
 
 
 def test_batches_hold_the_wanted_rows_alone_and_other_row_groups_are_not_read(uri):

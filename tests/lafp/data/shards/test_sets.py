@@ -66,3 +66,16 @@ def test_a_row_without_a_value_is_damage(shards, column):
     pq.write_table(pa.Table.from_pylist([*rows, rows[0] | {column: None}]), path)
     with pytest.raises(ConfigError, match=rf"is damaged: it has rows without {column}"):
         shards_sha256(str(shards))
+
+
+@pytest.mark.parametrize("num_clips", [7, 2**53, 2**63 - 1, 2**64 - 1])
+def test_a_manifest_with_more_clips_than_the_set_is_damage(shards, num_clips):
+    path = shards / "manifest.parquet"
+    rows = pq.read_table(path).to_pylist()
+    numbers = pa.array([row["num_clips"] for row in rows[:-2]] + 2 * [num_clips], pa.uint64())
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(
+        table.set_column(table.column_names.index("num_clips"), "num_clips", numbers), path
+    )
+    with pytest.raises(ConfigError, match=r"is damaged: it counts .* clips, shard_set\.json 10\."):
+        ClipOrder(shard_set=str(shards), split="train", seed=0)
