@@ -83,7 +83,7 @@ def _check(manifest: "pa.Table", max_clips: int) -> None:
             number = int(num_clips.argmin())
             shard = manifest["shard"][number].as_py()
             raise ValueError(f"{shard} has {num_clips[number]} clips")
-        # As floats, because the sum of broken numbers may be more than an integer holds.
+        # The sum of broken numbers may be more than an integer holds, but not than a float does.
         if (num_all := num_clips.astype(float).sum()) > min(max_clips, _MOST_CLIPS):
             raise ValueError(f"it counts {num_all:g} clips, shard_set.json {max_clips}")
 
