@@ -48,6 +48,25 @@ class TemporaryFolder(tempfile.TemporaryDirectory[str]):
         self._unlock()
 
 
+@contextmanager
+def folder_for_libraries() -> Iterator[None]:
+    """Lets libraries make their temporary files in a ``TemporaryFolder`` during the block.
+
+    For the import of modules that make some: they stay until the process ends, and a killed process
+    would leave them.
+    """
+    before, tempfile.tempdir = tempfile.tempdir, _of_libraries().name
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@cache
+def _of_libraries() -> TemporaryFolder:
+    return TemporaryFolder(ignore_cleanup_errors=True)
+
+
 def _locked(path: str | Path, flags: int) -> int | None:
     """Opens and locks a file or folder.
 

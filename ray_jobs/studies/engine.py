@@ -4,6 +4,7 @@ Shared stages are Ray tasks of the driver. The rest of a run is a trial of Ray T
 starts the run's own stages as Ray tasks, and reports to the driver what happens to them.
 """
 
+import importlib
 import logging
 import os
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from ray.tune.schedulers import ASHAScheduler
 from lafp import storage
 from lafp.runs.run_dir import RunDir
 from lafp.storage import UnreachableError
-from lafp.storage.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder, folder_for_libraries
 from lafp.train.metrics.log import read_metrics
 from ray_jobs.core.watchdog import Watchdog
 from ray_jobs.studies.progress import ProgressPrinter
@@ -126,6 +127,8 @@ def _run_trials(
                 callbacks=[driver],
             ),
         )
+        with folder_for_libraries():  # Tune imports wandb, even if nothing is tracked
+            importlib.import_module("ray.air.integrations.wandb")
         tuner.fit()
     return driver.missing
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lafp import storage
-from lafp.storage.temporary import TemporaryFolder
+from lafp.storage.temporary import TemporaryFolder, folder_for_libraries
 from lafp.train.trackers.base import PROJECT, TrackedRun
 
 
@@ -28,7 +28,8 @@ class Wandb:
     Config = WandbConfig
 
     def __init__(self, cfg: WandbConfig, run: TrackedRun) -> None:
-        import wandb
+        with folder_for_libraries():
+            import wandb
 
         mode = cfg.mode
         if mode == "auto":

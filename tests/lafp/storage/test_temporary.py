@@ -19,6 +19,11 @@ from lafp.storage.temporary import (
 _FOLDER = (
     "from lafp.storage.temporary import TemporaryFolder as T; t = T(); print(t.name, flush=True)"
 )
+_OF_A_LIBRARY = (
+    "import tempfile; from lafp.storage.temporary import folder_for_libraries as f; c = f(); "
+    "c.__enter__(); made = tempfile.mkdtemp(); c.__exit__(None, None, None); "
+    "print(made, flush=True)"
+)
 _FILE = (
     "import pathlib, sys; from lafp.storage.temporary import unfinished_file as u; "
     "c = u(pathlib.Path(sys.argv[1], 'x')); print(c.__enter__(), flush=True)"
@@ -47,8 +52,12 @@ def started(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "delete"),
-    [(_FOLDER, lambda folder: delete_abandoned(str(folder))), (_FILE, delete_unfinished)],
-    ids=["folder", "file"],
+    [
+        (_FOLDER, lambda folder: delete_abandoned(str(folder))),
+        (_OF_A_LIBRARY, lambda folder: delete_abandoned(str(folder))),
+        (_FILE, delete_unfinished),
+    ],
+    ids=["folder", "of a library", "file"],
 )
 def test_what_a_killed_process_leaves_is_deleted_and_what_a_living_one_uses_is_not(
     started, tmp_path, code, delete
