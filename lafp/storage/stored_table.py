@@ -1,6 +1,7 @@
 """Reads local parquet files for a viewer: columns batch by batch, and single rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,14 @@ class StoredTable:
 
     def __init__(self, files: Mapping[str, Path]) -> None:
         self._files = [(uri, path, _footer(uri, path)) for uri, path in files.items()]
+        footers = [footer for *_, footer in self._files]
         # Each row group by the number of its file and its number in there.
         self._groups = [
             (file, group)
-            for file, (*_, footer) in enumerate(self._files)
+            for file, footer in enumerate(footers)
             for group in range(footer.num_row_groups)
         ]
-        sizes = [self._files[file][2].row_group(group).num_rows for file, group in self._groups]
+        sizes = [footers[file].row_group(group).num_rows for file, group in self._groups]
         self._ends = np.cumsum([0, *sizes])
 
     @property
@@ -49,9 +51,9 @@ class StoredTable:
         Raises:
             DamagedError: A file is broken.
         """
-        for file, (uri, *_) in enumerate(self._files):
-            with whole(uri):
-                for batch in self._open(file).iter_batches(_ROWS_PER_SCAN, columns=list(columns)):
+        for file in range(len(self._files)):
+            with self._open(file) as table:
+                for batch in table.iter_batches(_ROWS_PER_SCAN, columns=list(columns)):
                     batch.validate(full=True)
                     yield batch
 
@@ -69,19 +71,21 @@ class StoredTable:
         for group in np.unique(groups):
             numbers = wanted[groups == group]
             file, number = self._groups[group]
-            with whole(self._files[file][0]):
-                table = self._open(file).read_row_group(number, columns=columns and list(columns))
-                records = table.take(numbers - self._ends[group]).to_pylist()
+            with self._open(file) as table:
+                rows_of_group = table.read_row_group(number, columns=columns and list(columns))
+                records = rows_of_group.take(numbers - self._ends[group]).to_pylist()
             found.update(zip(numbers.tolist(), records, strict=True))
         return [found[row] for row in wanted.tolist()]
 
-    def _open(self, file: int) -> "pq.ParquetFile":
+    @contextmanager
+    def _open(self, file: int) -> "Iterator[pq.ParquetFile]":
+        """Opens a file anew, because threads must not share one. Errors in the block name it."""
         import pyarrow.parquet as pq
 
-        # Opened anew for each call, because threads must not share one. Without pre_buffer, which
-        # would read the columns of all row groups ahead.
-        _, path, footer = self._files[file]
-        return pq.ParquetFile(path, metadata=footer, pre_buffer=False)
+        uri, path, footer = self._files[file]
+        # Without pre_buffer, which would read the columns of all row groups ahead.
+        with whole(uri), pq.ParquetFile(path, metadata=footer, pre_buffer=False) as table:
+            yield table
 
 
 def _footer(uri: str, path: Path) -> "pq.FileMetaData":

@@ -217,7 +217,8 @@ class ClipReader:
             every = range(location.num_frames)
             clip = self._decode(ref, stored, every, np.empty(shape, np.uint8))
             self._cache.put(key, clip)
-        # Without `mode`, numpy checks the indices in a copy of `out`.
+        # Without `mode`, numpy fills a copy of `out` while it checks the indices. They need no
+        # check: `_decode` made sure that the clip has as many frames as its entry says.
         np.take(clip.frames, times, axis=0, out=out[: len(times)], mode="clip")
         return clip
 

@@ -146,7 +146,7 @@ def test_a_stored_table_names_the_file_that_is_damaged(tmp_path):
 
 # Each reads the column ``name`` of one file, whose string is no UTF-8.
 READERS = {
-    "read_table": lambda uri: read_table(uri),
+    "read_table": read_table,
     "read_table, filters": lambda uri: read_table(uri, ["name"], [("number", "==", 1)]),
     "iter_batches": lambda uri: list(iter_batches(uri, ["name"])),
     "iter_rows": lambda uri: list(iter_rows(uri)),
