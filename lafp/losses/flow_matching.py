@@ -28,8 +28,8 @@ def flow_matching_loss(
     x_1: Tensor,
     t: Tensor,
     *,
-    prediction: Space = "velocity",
-    loss_space: Space = "velocity",
+    prediction: Space,
+    loss_space: Space,
     is_present: Tensor | None = None,
 ) -> Tensor:
     """Computes the loss of conditional flow matching on the straight (CondOT) path.

@@ -34,11 +34,12 @@ class LatentFlowConfig(PolicyConfig):
     """
 
     name: str = "latent_flow"
-    prediction: Space = "velocity"
-    """Prediction of the head: the velocity, or ``x``, the data itself (LAFP's choice)."""
-    loss_space: Space = "velocity"
+    prediction: Space = "x"
+    """Prediction of the head: ``x``, the data itself (LAFP's choice), or the velocity."""
+    loss_space: Space = "x"
     """Space in which errors are measured. LAFP uses ``x``, with prediction ``x``. The loss in ``x``
-    is the loss in velocities times (1 - t)^2, so the end of the path counts less."""
+    is the loss in velocities times (1 - t)^2, so the end of the path counts less. Flow matching
+    as Lipman et al. have it sets both keys to ``velocity``."""
     time: Choice = choice(TIME_DISTRIBUTIONS, default=UniformTimeConfig())
     """Distribution of flow times in training."""
     num_time_draws: int = 8
@@ -76,7 +77,7 @@ class LatentFlowConfig(PolicyConfig):
         if self.prediction == "x" and self.solver == "heun":
             raise ValueError(
                 "solver heun evaluates the velocity at t = 1, which prediction x does not define. "
-                "Use solver midpoint, which has the same order."
+                "Use solver midpoint, which has the same order, or predict velocities."
             )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lafp.config.ranges import check_at_least
 from lafp.flow_matching.mean_flow import AverageVelocity, integrate_average
 from lafp.flow_matching.solver import StepsTaken
-from lafp.losses.flow_matching import mean_flow_loss
+from lafp.losses.flow_matching import Space, mean_flow_loss
 from lafp.policies.latent_flow import LatentFlow, LatentFlowConfig
 from lafp.types import LossOutput
 
@@ -21,6 +21,8 @@ class LatentMeanFlowConfig(LatentFlowConfig):
     """MeanFlow on standardized latent actions. Keys of latent_flow have the same meaning here."""
 
     name: str = "latent_mean_flow"
+    prediction: Space = "velocity"
+    loss_space: Space = "velocity"
     num_solver_steps: int = 1
     """Steps from noise to data. More than one step hardly improves the samples."""
     interval_share: float = 0.25

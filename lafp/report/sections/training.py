@@ -121,8 +121,8 @@ def _policies(stages: Sequence[StageDir]) -> list[Block]:
             panels[f"{name}: loss"] = lines
     if not panels:
         return []
-    caption = "Policies, each by its own loss: cloning's squared error and the flow's velocity "
-    caption += "error are different quantities. The flow's cannot fall to 0."
+    caption = "Policies, each by its own loss: cloning's squared error and the flow's error at "
+    caption += "random times are different quantities. The flow's cannot fall to 0."
     figure = charts.curves(panels, log_y=list(panels))
     return [chart(figure, alt="Training curves of the policies.", caption=caption)]
 

@@ -196,8 +196,8 @@ def test_every_exported_agent_does_the_same(tmp_path, suffix, case):
         {"encoder": {"name": "vit", "patch_size_px": 4, "width": 8, "depth": 1, "num_heads": 2}},
         {"latent_projection": {"name": "pca", "dim": 3}},
         {"standardizer": {"name": "global"}},
-        {"prediction": "x", "loss_space": "x"},
-        {"solver": "heun"},
+        {"prediction": "velocity", "loss_space": "velocity"},
+        {"solver": "heun", "prediction": "velocity", "loss_space": "velocity"},
     ],
     ids=lambda options: next(iter(options)),
 )

@@ -151,7 +151,7 @@ def test_training_encodes_each_observation_once_for_all_time_draws():
         ({"noise_hold_steps": 0}, "noise_hold_steps must be at least 1, got 0"),
         ({"num_time_draws": 0}, "num_time_draws must be at least 1, got 0"),
         ({"warm_start_time": 1.0}, r"warm_start_time must be in \[0, 1\), got 1.0"),
-        ({"prediction": "x", "solver": "heun"}, "Use solver midpoint"),
+        ({"solver": "heun"}, "Use solver midpoint"),
         ({"noise": "pink"}, "pink"),
         ({"condition_weight": -1.0}, "condition_weight must not be negative, got -1.0"),
         ({"hidden_dims": []}, "hidden_dims must be one or more positive widths"),
