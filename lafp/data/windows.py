@@ -137,7 +137,7 @@ def _times(t_N: Tensor, frame_stack: int) -> Tensor:
 def _stacked(frames: Tensor, clip_N: Tensor, rows_NF: Tensor) -> Tensor:
     stacks_NFHWC = frames[clip_N[:, None], rows_NF]
     # The colours of a pixel stay side by side in memory (channels last), as encoders need them.
-    stacks_NHWC = stacks_NFHWC.permute(0, 2, 3, 1, 4).flatten(3)
+    stacks_NHWC = torch.cat(stacks_NFHWC.unbind(1), dim=-1)
     return pixels_to_float(stacks_NHWC).permute(0, 3, 1, 2)
 
 

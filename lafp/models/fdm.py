@@ -87,6 +87,8 @@ class UNetFdm(nn.Module):
             skips.append(features)
             features = level(features)
         action_map = self.middle(latent_action).view(-1, *self.middle_shape)
+        # All layers that follow keep this format, and would be slow in a mixed one.
+        action_map = action_map.contiguous(memory_format=torch.channels_last)
         features = self.merge(torch.cat([features, action_map], dim=1))
         for level, skip in zip(reversed(self.up), reversed(skips), strict=True):
             features = level(features, skip)
