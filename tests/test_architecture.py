@@ -196,6 +196,15 @@ def test_preprocessing_workers_do_not_load_torch(module):
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def test_processes_that_decode_load_no_package_that_they_seldom_need():
+    """There is one for every core, and a small job is over as soon as they have started."""
+    heavy = {"torch", "ray", "pyarrow", "pandas", "h5py", "boto3", "omegaconf"}
+    module = "data_pipelines.preprocess.sandbox.process"
+    code = f"import sys, {module}; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("name", ["utils", "common", "helpers", "misc"])
 def test_no_module_is_a_drawer(name):
     found = [p for package in PACKAGES for p in python_files(package)]

@@ -1,19 +1,23 @@
 """Stores the signatures of clips beside their part, later beside their shard, and finds them again.
 
-They are the bulk of a clip's row, and only the search for near-duplicates reads them.
+They are the bulk of a clip's row, and only the search for near-duplicates reads them. pyarrow is
+imported by the functions, because the processes that decode videos need it not.
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from data_pipelines.preprocess.rows import ClipRow
 from lafp import storage
 from lafp.data.shards.format import signatures_name
 from lafp.storage.map_ahead import map_ahead
 from lafp.storage.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def write_signatures(work: str, part: str, signatures: Mapping[int, bytes]) -> None:
@@ -24,12 +28,14 @@ def write_signatures(work: str, part: str, signatures: Mapping[int, bytes]) -> N
         part: Path of the part's tar in ``work``.
         signatures: Place of a clip's video in the tar -> ``Signature.from_bytes`` reads it.
     """
+    import pyarrow as pa
+
     offsets = pa.array(signatures.keys(), pa.int64())
     values = pa.array(signatures.values(), pa.large_binary())
     write_table(_table_uri(work, part), pa.table({"video_offset": offsets, "signature": values}))
 
 
-def signatures_of(clips: pa.Table, work: str) -> pa.Table:
+def signatures_of(clips: "pa.Table", work: str) -> "pa.Table":
     """Reads the signatures of clips.
 
     Args:
@@ -39,6 +45,8 @@ def signatures_of(clips: pa.Table, work: str) -> pa.Table:
     Returns:
         ``clip``, ``video`` and ``signature``, in the same order.
     """
+    import pyarrow as pa
+
     parts, of_part = np.unique(clips["part"].to_numpy(), return_inverse=True)
     offsets = clips["video_offset"].to_numpy()
     rows = [np.flatnonzero(of_part == number) for number in range(len(parts))]
@@ -60,6 +68,8 @@ def write_shard_signatures(uri: str, clips: Sequence[ClipRow], work: str) -> Non
         clips: The clips of the shard, in order.
         work: Folder of the parts.
     """
+    import pyarrow as pa
+
     numbers = np.arange(len(clips))
     places = {
         "clip": numbers,
@@ -74,7 +84,7 @@ def write_shard_signatures(uri: str, clips: Sequence[ClipRow], work: str) -> Non
     write_table(uri, pa.table(columns | {"signature": found}).combine_chunks())
 
 
-def _read(work: str, wanted: tuple[str, np.ndarray]) -> pa.Array:
+def _read(work: str, wanted: tuple[str, np.ndarray]) -> "pa.Array":
     """Reads the signatures of a part's clips at the given offsets."""
     part, offsets = wanted
     table = read_table(_table_uri(work, part)).sort_by("video_offset")

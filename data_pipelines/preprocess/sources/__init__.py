@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from data_pipelines.preprocess.rows import LeftOut, VideoItem
-from data_pipelines.preprocess.sources.hdf5.trajectories import Hdf5
-from data_pipelines.preprocess.sources.lerobot.dataset import LeRobot
 from data_pipelines.preprocess.sources.opened import Opened, OpenWith, Unusable
-from data_pipelines.preprocess.sources.rlds import Rlds
+from lafp.config.registry import Registry
 from lafp.data.shards.format import Split
 
 
@@ -37,4 +35,12 @@ class LabeledSource(Protocol):
         ...
 
 
-LABELED_SOURCES: dict[str, LabeledSource] = {"lerobot": LeRobot(), "rlds": Rlds(), "hdf5": Hdf5()}
+LABELED_SOURCES: Registry[LabeledSource] = Registry(
+    "format of episodes",
+    {
+        "lerobot": "data_pipelines.preprocess.sources.lerobot.dataset:LeRobot",
+        "rlds": "data_pipelines.preprocess.sources.rlds:Rlds",
+        "hdf5": "data_pipelines.preprocess.sources.hdf5.trajectories:Hdf5",
+    },
+)
+"""Imported on first use: a process that decodes videos needs no pyarrow, which takes 0.1 s."""

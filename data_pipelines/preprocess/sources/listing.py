@@ -86,7 +86,9 @@ def _with_labels(
     # Checked before anything is decoded, because a policy has actions of one size only.
     check_one_robot(datasets, labels)
     for folder in datasets:
-        yield from _listed_by(LABELED_SOURCES["lerobot"], folder, split, may_stop=folder == source)
+        yield from _listed_by(
+            LABELED_SOURCES.get("lerobot")(), folder, split, may_stop=folder == source
+        )
     if source in datasets:
         return
     folders = tuple(f"{folder}/" for folder in datasets)
@@ -98,7 +100,7 @@ def _with_labels(
             why = "lies beside files of another format: name it as a source to read it"
             yield LeftOut(uri=found.uri, what=LABELS_SUFFIX, why=why)
         elif isinstance(found, storage.FileInfo):
-            of_file = LABELED_SOURCES[labeled_format(found.uri)]
+            of_file = LABELED_SOURCES.get(labeled_format(found.uri))()
             yield from _listed_by(of_file, found.uri, split, may_stop=True)
         else:
             yield found

@@ -53,7 +53,7 @@ def _by_reader(
         max_pixels=cfg.limits.max_pixels,
         deadline=time.monotonic() + cfg.limits.timeout_s,
     )
-    yield from LABELED_SOURCES[item.reader].open(item, using)
+    yield from LABELED_SOURCES.get(item.reader)().open(item, using)
 
 
 def _one_file(
