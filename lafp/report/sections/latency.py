@@ -18,7 +18,7 @@ def section(results: Results, variant: str | None) -> Section | None:
     blocks: list[Block] = [table for table in [_table(results, variant)] if table is not None]
     if blocks:
         text = (
-            "The observation is encoded once per action; only the small velocity head runs at "
+            "The observation is encoded once per action; only the small head of the flow runs at "
             "every solver step. That is what keeps a flow policy close to cloning."
         )
         blocks.insert(0, Text(text=text))
