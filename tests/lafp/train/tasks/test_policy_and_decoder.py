@@ -316,12 +316,19 @@ def test_latents_near_the_demonstration_are_drawn_anew_at_every_step(run):
     assert not torch.isclose(first.latent_action, second.latent_action).any()
 
 
-def test_a_range_of_anchor_times_is_drawn_per_transition(run):
+def test_a_range_of_anchor_times_is_drawn_per_transition(run, tmp_path):
+    # A velocity moves a point by the time that is left. A head that predicts z and has hardly been
+    # trained moves it as far from any start, because the last step ends in the prediction.
+    policy = {"name": "latent_flow", "encoder": ENCODER}
+    policy |= {"prediction": "velocity", "loss_space": "velocity"}
+    policy_task = PolicyTask(policy_config(policy=policy), run["videos"], run["lam"])
+    train(policy_task.cfg.train, policy_task, LocalContext(str(tmp_path)))
+
     def moved(anchor_time):
         cfg = decoder_config(anchor_time=anchor_time)
-        task = DecoderTask(cfg, run["labeled"], run["latent_flow"], run["lam"])
+        task = DecoderTask(cfg, run["labeled"], str(tmp_path), run["lam"])
         raw_cfg = decoder_config(anchor_time=1)
-        raw = DecoderTask(raw_cfg, run["labeled"], run["latent_flow"], run["lam"])
+        raw = DecoderTask(raw_cfg, run["labeled"], str(tmp_path), run["lam"])
         (clips,) = first_batches(task)
         difference = task.inputs(clips).latent_action - raw.inputs(clips).latent_action
         return difference.norm(dim=1)
