@@ -1,7 +1,7 @@
 """Stores the signatures of clips beside their part, later beside their shard, and finds them again.
 
 They are the bulk of a clip's row, and only the search for near-duplicates reads them. pyarrow is
-imported by the functions, because the processes that decode videos need it not.
+imported by the functions, because processes that decode videos do not need it.
 """
 
 from collections.abc import Mapping, Sequence
