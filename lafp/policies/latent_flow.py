@@ -77,7 +77,7 @@ class LatentFlowConfig(PolicyConfig):
         if self.prediction == "x" and self.solver == "heun":
             raise ValueError(
                 "solver heun evaluates the velocity at t = 1, which prediction x does not define. "
-                "Use solver midpoint, which has the same order, or predict velocities."
+                "Use solver midpoint, which has the same order, or prediction velocity."
             )
 
 
