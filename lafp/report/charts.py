@@ -4,6 +4,7 @@ Every function takes numbers and returns a ``Drawing``. Pages embed its SVG as a
 get its PNG.
 """
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -209,9 +210,12 @@ def curves(
     is_beside = len(set(titles)) == 1 and (len(titles[0]) > 2 or is_long)
     num_panels = max(2, len(panels) + is_beside)
 
+    title_characters = int(CHARACTERS_PER_PANEL * panel_width_in / PANEL_WIDTH_IN)
+
     def paint(axes: list["Axes"]) -> None:
         for i, (title, lines) in enumerate(panels.items()):
-            _paint_curves(axes[i], lines, title, title in log_y)
+            _paint_curves(axes[i], lines, title in log_y)
+            axes[i].set_title(textwrap.fill(title, title_characters))
             axes[i].set_xlabel(xlabel)
             if xticks:
                 axes[i].set_xticks(list(xticks), list(xticks.values()))
@@ -239,10 +243,9 @@ def _make_room_above(ax: "Axes", num_names: int) -> None:
     ax.set_ylim(low, high + LEGEND_SHARE * num_names * (high - low))
 
 
-def _paint_curves(ax: "Axes", lines: Sequence[Line], title: str, is_log_y: bool) -> None:
+def _paint_curves(ax: "Axes", lines: Sequence[Line], is_log_y: bool) -> None:
     for line in lines:
         _plot_line(ax, line)
-    ax.set_title(title)
     ax.grid(axis="y")
     ax.locator_params(axis="x", nbins=4)
     if is_log_y and _spans_decades([line.y for line in lines]):

@@ -100,3 +100,12 @@ def test_the_interval_of_a_single_point_is_a_line_from_end_to_end():
         return float(path[1]) - float(path[2])
 
     assert height(0.1, 0.9) == pytest.approx(4 * height(0.4, 0.6))
+
+
+def test_long_titles_of_neighbouring_panels_do_not_overlap():
+    line = charts.Line(title="a", x=[0, 1], y=[0, 1])
+    names = ["share of the embeddings' variance explained", "spread of the target embedding"]
+    figure = charts.curves({name: [line] for name in names})._figure()
+    figure.draw_without_rendering()
+    first, second = (axes.title.get_window_extent() for axes in figure.axes[:2])
+    assert first.x1 < second.x0
